@@ -88,7 +88,7 @@ class UpdateStats:
 
 @dataclass(frozen=True, slots=True)
 class GradientStats:
-    """Over all gradients of the last optimizer step, before clipping."""
+    """Over all gradients of the last optimizer step, as the optimizer saw them: after clipping."""
 
     mean: float
     variance: float  # unbiased

@@ -1,0 +1,220 @@
+"""Resolve `batch_size`, `minibatch_size`, `num_envs`, `num_workers` and `precision` from the device, the spec and each other.
+
+The one rule behind all sizes: nothing is collected and thrown away. Every row collects the same number of steps L,
+L is a multiple of `bptt_horizon`, and minibatches are made of whole segments:
+
+    rows R = num_envs * num_agents        batch_size = R * L        segments S = batch_size / bptt_horizon
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from metta_train.specs.environment_spec import EnvironmentSpec
+from metta_train.training.config import TrainerConfig
+from metta_train.training.resources import Resources
+
+# `minibatch_size: auto` takes the original's 16384 agent steps where the batch is large enough, and at least this many
+# gradient steps per update epoch where it is not.
+AUTO_MINIBATCH = 16384
+AUTO_MINIBATCHES = 4
+# Share of the free memory that the rollout buffer may take; activations and the optimizer need the rest.
+BUFFER_SHARE = 0.5
+# Bytes per agent step beside the observation: action, log-prob, value, reward, final value, three flags.
+BYTES_PER_STEP = 8 + 4 * 4 + 3
+
+
+@dataclass(frozen=True, slots=True)
+class BatchPlan:
+    """Sizes that fit together; the amounts are agent steps unless they say otherwise."""
+
+    num_envs: int
+    num_workers: int  # 0 = in process
+    num_slices: int  # env groups in flight
+    rows: int
+    steps: int  # L, per row and rollout
+    bptt_horizon: int
+    batch_size: int
+    minibatch_size: int
+    max_minibatch_size: int  # forward and backward run on pieces of this size
+    precision: str  # fp32 or bf16
+    learner_threads: int
+
+    @property
+    def segments(self) -> int:
+        return self.batch_size // self.bptt_horizon
+
+    @property
+    def minibatch_segments(self) -> int:
+        return self.minibatch_size // self.bptt_horizon
+
+    @property
+    def piece_segments(self) -> int:
+        return self.max_minibatch_size // self.bptt_horizon
+
+    @property
+    def num_minibatches(self) -> int:
+        """Gradient steps per update epoch."""
+        return self.segments // self.minibatch_segments
+
+    def describe(self) -> str:
+        """One line for the log."""
+        where = "in process" if self.num_workers == 0 else f"in {self.num_workers} workers, {self.num_slices} slices"
+        pieces = self.minibatch_size // self.max_minibatch_size
+        accumulation = "" if pieces == 1 else f" in {pieces} pieces"
+        return (
+            f"{self.num_envs} envs {where} = {self.rows} rows x {self.steps} steps = {self.batch_size} agent steps "
+            f"per epoch; {self.segments} segments of {self.bptt_horizon}; {self.num_minibatches} minibatches of "
+            f"{self.minibatch_size}{accumulation}; {self.precision}; {self.learner_threads} learner threads"
+        )
+
+
+def plan_batches(config: TrainerConfig, spec: EnvironmentSpec, resources: Resources) -> BatchPlan:
+    """The only place where sizes are decided.
+
+    Raises:
+        ValueError: sizes that do not fit together, with the numbers that would.
+    """
+    num_workers, num_slices = _plan_workers(config, resources)
+    group = num_slices * max(1, num_workers)  # every worker steps an equal part of every slice
+    num_envs = _plan_num_envs(config, spec, num_slices, group)
+    rows = num_envs * spec.num_agents
+    batch_size = _plan_batch_size(config, spec, num_envs)
+    minibatch_size = _plan_minibatch_size(config, batch_size)
+    max_minibatch_size = _plan_pieces(config, minibatch_size)
+    _check_memory(spec, batch_size, config.bptt_horizon, rows, resources)
+    return BatchPlan(
+        num_envs=num_envs,
+        num_workers=num_workers,
+        num_slices=num_slices,
+        rows=rows,
+        steps=batch_size // rows,
+        bptt_horizon=config.bptt_horizon,
+        batch_size=batch_size,
+        minibatch_size=minibatch_size,
+        max_minibatch_size=max_minibatch_size,
+        precision="fp32" if config.precision == "auto" else config.precision,
+        learner_threads=_plan_threads(resources),
+    )
+
+
+def _plan_workers(config: TrainerConfig, resources: Resources) -> tuple[int, int]:
+    """Workers and slices. On two cores envs step in process: a worker would take its time from the learner."""
+    if config.num_workers != "auto":
+        num_workers = config.num_workers
+    elif resources.cores <= 2:
+        num_workers = 0
+    elif resources.device_type == "cuda":
+        num_workers = resources.cores - 1
+    else:
+        num_workers = resources.cores // 2
+    if config.async_factor != "auto":
+        num_slices = config.async_factor
+    else:
+        num_slices = 1 if num_workers == 0 else 2
+    return num_workers, num_slices
+
+
+def _plan_num_envs(config: TrainerConfig, spec: EnvironmentSpec, num_slices: int, group: int) -> int:
+    if config.num_envs != "auto":
+        if config.num_envs % group:
+            lower = config.num_envs // group * group
+            fits = f"{lower} or {lower + group}" if lower else f"{group}"
+            raise ValueError(
+                f"trainer.num_envs={config.num_envs} cannot be shared evenly by {num_slices} slices and "
+                f"trainer.num_workers={config.num_workers}: use {fits}, or trainer.num_envs=auto"
+            )
+        return config.num_envs
+    target_rows = config.forward_pass_minibatch_target_size * num_slices
+    target = max(group, target_rows // spec.num_agents // group * group)
+    if config.batch_size == "auto":
+        return target
+    # As many envs as the target asks for or the next smaller number that divides the batch without a rest.
+    for num_envs in range(target, 0, -group):
+        if config.batch_size % (num_envs * spec.num_agents * config.bptt_horizon) == 0:
+            return num_envs
+    unit = group * spec.num_agents * config.bptt_horizon
+    raise ValueError(_batch_message(config, spec, unit, f"any number of envs up to {target}"))
+
+
+def _plan_batch_size(config: TrainerConfig, spec: EnvironmentSpec, num_envs: int) -> int:
+    unit = num_envs * spec.num_agents * config.bptt_horizon
+    if config.batch_size == "auto":
+        return unit  # one segment per row: the shortest rollout, so the freshest data
+    if config.batch_size % unit:
+        raise ValueError(_batch_message(config, spec, unit, f"{num_envs} envs"))
+    return config.batch_size
+
+
+def _batch_message(config: TrainerConfig, spec: EnvironmentSpec, unit: int, envs: str) -> str:
+    assert isinstance(config.batch_size, int)
+    lower = config.batch_size // unit * unit
+    fits = f"{lower} or {lower + unit}" if lower else f"{unit}"
+    return (
+        f"trainer.batch_size={config.batch_size} is not a whole number of segments per row for {envs} of "
+        f"{spec.num_agents} agents and trainer.bptt_horizon={config.bptt_horizon}: use {fits}, or "
+        f"trainer.batch_size=auto"
+    )
+
+
+def _plan_minibatch_size(config: TrainerConfig, batch_size: int) -> int:
+    horizon = config.bptt_horizon
+    segments = batch_size // horizon
+    if config.minibatch_size == "auto":
+        largest = max(1, min(AUTO_MINIBATCH // horizon, segments // AUTO_MINIBATCHES))
+        return max(d for d in range(1, largest + 1) if segments % d == 0) * horizon
+    size = config.minibatch_size
+    if size % horizon or batch_size % size:
+        fitting = [d * horizon for d in range(1, segments + 1) if segments % d == 0]
+        below = max((s for s in fitting if s <= size), default=fitting[0])
+        above = min((s for s in fitting if s >= size), default=fitting[-1])
+        raise ValueError(
+            f"trainer.minibatch_size={size} does not cut a batch of {batch_size} into equal minibatches of whole "
+            f"segments (trainer.bptt_horizon={horizon}): use {_either(below, above)}, or trainer.minibatch_size=auto"
+        )
+    return size
+
+
+def _plan_pieces(config: TrainerConfig, minibatch_size: int) -> int:
+    horizon = config.bptt_horizon
+    if config.max_minibatch_size == "auto" or config.max_minibatch_size >= minibatch_size:
+        return minibatch_size
+    segments = minibatch_size // horizon
+    fitting = [d * horizon for d in range(1, segments + 1) if segments % d == 0]
+    size = config.max_minibatch_size
+    if size not in fitting:
+        below = max((s for s in fitting if s <= size), default=fitting[0])
+        above = min(s for s in fitting if s >= size)
+        raise ValueError(
+            f"trainer.max_minibatch_size={size} does not cut a minibatch of {minibatch_size} into equal pieces of whole "
+            f"segments: use {_either(below, above)}, or trainer.max_minibatch_size=auto"
+        )
+    return size
+
+
+def _either(below: int, above: int) -> str:
+    return f"{below}" if below == above else f"{below} or {above}"
+
+
+def _check_memory(spec: EnvironmentSpec, batch_size: int, horizon: int, rows: int, resources: Resources) -> None:
+    observation = math.prod(spec.observation.shape) * _bytes_of(spec.observation.dtype)
+    needed = batch_size * (observation + BYTES_PER_STEP)
+    allowed = int(resources.free_memory * BUFFER_SHARE)
+    if needed > allowed:
+        fits = allowed // (observation + BYTES_PER_STEP) // (rows * horizon) * rows * horizon
+        advice = f"use trainer.batch_size={fits}" if fits else "use fewer envs (trainer.num_envs)"
+        raise ValueError(
+            f"trainer.batch_size={batch_size} needs {needed / 2**30:.1f} GiB for the rollout buffer and "
+            f"{allowed / 2**30:.1f} GiB of {resources.device_type} memory may be used: {advice}"
+        )
+
+
+def _bytes_of(dtype: str) -> int:
+    digits = "".join(filter(str.isdigit, dtype))
+    return int(digits) // 8 if digits else 1
+
+
+def _plan_threads(resources: Resources) -> int:
+    """All cores on the CPU: env workers sleep while the learner updates, which is where the time goes."""
+    return 1 if resources.device_type == "cuda" else resources.cores

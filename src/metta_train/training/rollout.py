@@ -1,0 +1,181 @@
+"""Collect one rollout: every row acts L times, in slices of envs that are in flight together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from metta_train.envs.vector import VectorEnv, VectorStep
+from metta_train.experience.segment_buffer import SegmentBuffer, Segments
+from metta_train.policies.policy import Policy
+from metta_train.specs.records import EpisodeRecord, RolloutStats
+from metta_train.specs.recurrent_state import RecurrentState
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """What one call of `RolloutCollector.collect` brings."""
+
+    segments: Segments
+    stats: RolloutStats
+    seconds: float
+    env_seconds: float  # part of seconds: sending actions and waiting for envs
+
+
+@dataclass(slots=True)
+class _Slice:
+    """Where one slice of envs stands between two decisions."""
+
+    rows: slice
+    observations: NDArray[np.generic]  # of the next decision; owned by the env, valid until the next send
+    resets: Tensor  # [r] bool: the observation opens an episode
+    state: RecurrentState  # before the observation is consumed
+
+
+class RolloutCollector:
+    """Keeps the envs' side of the loop from one rollout to the next: observations, resets and recurrent states.
+
+    Recurrent state is carried over rollout ends; it is zeroed where an episode opens and nowhere else.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        policy: Policy,
+        buffer: SegmentBuffer,
+        device: torch.device,
+        generator: torch.Generator,
+        precision: str,
+    ) -> None:
+        self._env = env
+        self._policy = policy
+        self._buffer = buffer
+        self._generator = generator
+        self._device = device
+        self._autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+        self._env_seconds = 0.0
+        observations = env.reset()
+        self._slices = [
+            _Slice(
+                rows=rows,
+                observations=observations[rows],
+                resets=torch.ones(rows.stop - rows.start, dtype=torch.bool, device=self._device),
+                state=policy.initial_state(rows.stop - rows.start, device),
+            )
+            for rows in (env.slice_rows(i) for i in range(env.num_slices))
+        ]
+
+    def collect(self) -> Rollout:
+        """Fill the buffer once. Blocks until every env has answered the last action."""
+        started = perf_counter()
+        self._env_seconds = 0.0
+        with torch.inference_mode():
+            episodes = self._act()
+            bootstrap_values = self._bootstrap_values()
+        # Outside of inference mode, so that what is trained on are ordinary tensors.
+        segments = self._buffer.segments(bootstrap_values.clone())
+        return Rollout(
+            segments=segments,
+            stats=_rollout_stats(segments, episodes),
+            seconds=perf_counter() - started,
+            env_seconds=self._env_seconds,
+        )
+
+    def _act(self) -> list[EpisodeRecord]:
+        episodes: list[EpisodeRecord] = []
+        for step in range(self._buffer.steps):
+            for index in range(len(self._slices)):
+                if step > 0:
+                    episodes += self._receive(index, step - 1)
+                self._decide(index, step)
+        for index in range(len(self._slices)):
+            episodes += self._receive(index, self._buffer.steps - 1)
+        return episodes
+
+    def _decide(self, index: int, step: int) -> None:
+        part = self._slices[index]
+        if step % self._buffer.horizon == 0:
+            self._buffer.begin_segment(step, part.rows, part.state)
+        observations = self._to_device(part.observations)
+        with self._autocast:
+            decision = self._policy.act(observations, part.state, part.resets, self._generator)
+        self._buffer.store_decision(step, part.rows, observations, part.resets, decision)
+        part.state = decision.state
+        actions = decision.actions.cpu().numpy()
+        sent = perf_counter()
+        self._env.send(index, actions)
+        self._env_seconds += perf_counter() - sent
+
+    def _receive(self, index: int, step: int) -> tuple[EpisodeRecord, ...]:
+        part = self._slices[index]
+        asked = perf_counter()
+        result = self._env.receive(index)
+        self._env_seconds += perf_counter() - asked
+        terminations = self._to_device(result.terminations)
+        truncations = self._to_device(result.truncations)
+        self._buffer.store_outcome(step, part.rows, self._to_device(result.rewards), terminations, truncations)
+        if result.final_rows.size:
+            self._store_final_values(part, step, result)
+        part.observations = result.observations
+        part.resets = terminations | truncations
+        return result.episodes
+
+    def _store_final_values(self, part: _Slice, step: int, result: VectorStep) -> None:
+        """V(final observation) with the state of that moment, for the rows whose episode was cut by a time limit."""
+        local = result.final_rows - part.rows.start
+        cut = result.truncations[local] & ~result.terminations[local]
+        if not cut.any():
+            return
+        rows = torch.from_numpy(local[cut]).to(self._device)
+        values = self._values(
+            self._to_device(result.final_observations[cut]),
+            part.state.rows(rows),
+            torch.zeros(len(rows), dtype=torch.bool, device=self._device),
+        )
+        self._buffer.store_truncation_values(step, rows + part.rows.start, values)
+
+    def _bootstrap_values(self) -> Tensor:
+        """[R]: the value of the first observation after the rollout."""
+        return torch.cat(
+            [self._values(self._to_device(part.observations), part.state, part.resets) for part in self._slices]
+        )
+
+    def _values(self, observations: Tensor, state: RecurrentState, resets: Tensor) -> Tensor:
+        with self._autocast:
+            return self._policy(observations.unsqueeze(1), state, resets.unsqueeze(1)).values.squeeze(1)
+
+    def _to_device(self, array: NDArray[np.generic]) -> Tensor:
+        # A blocking copy: the envs write into this memory again after the next send.
+        return torch.from_numpy(array).to(self._device)
+
+
+def _rollout_stats(segments: Segments, episodes: list[EpisodeRecord]) -> RolloutStats:
+    actions = segments.actions.float()
+    means = torch.stack(
+        [
+            segments.rewards.mean(),
+            segments.values.mean(),
+            segments.log_probs.mean(),
+            segments.terminations.float().mean(),
+            segments.truncations.float().mean(),
+            actions.mean(),
+            actions.std(),
+        ]
+    ).tolist()
+    rewards, values, log_probs, terminations, truncations, actions_mean, actions_std = means
+    return RolloutStats(
+        agent_steps=segments.rewards.numel(),
+        rewards=rewards,
+        values=values,
+        log_probs=log_probs,
+        terminations=terminations,
+        truncations=truncations,
+        actions_mean=actions_mean,
+        actions_std=actions_std,
+        episodes=tuple(episodes),
+    )

@@ -1,0 +1,281 @@
+"""One epoch's gradient steps: PPO over minibatches of whole segments, with BPTT through their recurrent state.
+
+Proximal Policy Optimization Algorithms (Schulman et al., 2017, https://arxiv.org/abs/1707.06347); importance clips of
+the advantage from IMPALA (Espeholt et al., 2018, https://arxiv.org/abs/1802.01561, section 4.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from metta_train.experience.minibatches import annealed_beta, draw_minibatches
+from metta_train.experience.segment_buffer import Segments
+from metta_train.policies.policy import Policy
+from metta_train.policies.weights import WeightAnchors, clip_weights, l2_init_loss, l2_reg_loss
+from metta_train.ppo.advantages import compute_advantages, normalize_advantages
+from metta_train.ppo.diagnostics import approx_kl, clip_fraction, explained_variance
+from metta_train.ppo.losses import clipped_policy_loss, clipped_value_loss, value_loss
+from metta_train.specs.records import ActionEvaluation, GradientStats, HyperparameterValues, UpdateStats
+from metta_train.training.batching import BatchPlan
+from metta_train.training.config import PPOConfig, PrioritizedReplayConfig, VtraceConfig
+from metta_train.training.optimizers import PolicyOptimizer
+
+
+class NonFiniteError(RuntimeError):
+    """A loss or gradient is NaN or infinite; the weights of this epoch are not to be trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one call of `PolicyUpdater.update` brings."""
+
+    stats: UpdateStats
+    gradients: GradientStats | None
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Targets:
+    """What a minibatch is trained towards; all [m, T], without gradient."""
+
+    advantages: Tensor
+    returns: Tensor
+
+
+class PolicyUpdater:
+    """Improves one policy with one optimizer from rollouts of one size."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        optimizer: PolicyOptimizer,
+        anchors: WeightAnchors,
+        plan: BatchPlan,
+        ppo: PPOConfig,
+        vtrace: VtraceConfig,
+        replay: PrioritizedReplayConfig,
+        update_epochs: int,
+        clip_range: float,
+        generator: torch.Generator,
+    ) -> None:
+        self._policy = policy
+        self._optimizer = optimizer
+        self._anchors = anchors
+        self._plan = plan
+        self._ppo = ppo
+        self._vtrace = vtrace
+        self._replay = replay
+        self._update_epochs = update_epochs
+        self._clip_range = clip_range
+        self._generator = generator
+        self._parameters = [p for p in policy.parameters() if p.requires_grad]
+
+    def update(
+        self, segments: Segments, values: HyperparameterValues, progress: float, *, gradient_stats: bool = False
+    ) -> Update:
+        """Train on one rollout.
+
+        Args:
+            segments: [S, T, ...] of the rollout.
+            values: the scheduled values of this epoch.
+            progress: share of the run that is done, 0..1; anneals the correction of prioritised sampling.
+            gradient_stats: measure the gradients of the last step.
+
+        Raises:
+            NonFiniteError: a loss or a gradient norm was not finite.
+        """
+        started = perf_counter()
+        self._optimizer.set_learning_rate(values.learning_rate)
+        advantages = self._advantages(segments, torch.ones_like(segments.log_probs))
+        returns = advantages + segments.values
+        rows: list[Tensor] = []
+        kl_so_far: list[Tensor] = []
+        epochs_done = 0
+        for _ in range(self._update_epochs):
+            for index, weights in draw_minibatches(
+                advantages,
+                self._plan.minibatch_segments,
+                prio_alpha=self._replay.prio_alpha,
+                prio_beta=annealed_beta(self._replay.prio_beta0, self._replay.prio_alpha, progress),
+                generator=self._generator,
+            ):
+                row = self._step(segments.select(index), returns[index], weights, values)
+                rows.append(row)
+                kl_so_far.append(row[_APPROX_KL])
+            epochs_done += 1
+            if self._ppo.target_kl is not None and torch.stack(kl_so_far).mean() > self._ppo.target_kl:
+                break
+        return Update(
+            stats=self._stats(rows, segments, returns, values, epochs_done),
+            gradients=_gradient_stats(self._parameters) if gradient_stats else None,
+            seconds=perf_counter() - started,
+        )
+
+    def _step(
+        self, minibatch: Segments, returns: Tensor, weights: Tensor, values: HyperparameterValues
+    ) -> Tensor:
+        """One gradient step; returns the row of means that `_stats` reads."""
+        self._optimizer.zero_grad()
+        pieces = _pieces(minibatch.log_probs.shape[0], self._plan.piece_segments, minibatch.log_probs.device)
+        if len(pieces) == 1:
+            evaluation = self._evaluate(minibatch)
+            targets = self._targets(minibatch, evaluation.log_probs.detach(), returns, weights)
+            losses = self._losses(minibatch, evaluation, targets, values)
+            losses[_TOTAL].backward()
+            means = losses.detach()
+        else:
+            # The advantage depends on the ratios of the whole minibatch (V-trace clips, normalisation), so they are
+            # measured first; then the pieces' gradients add up to exactly the gradient of the whole.
+            with torch.no_grad():
+                log_probs = torch.cat([self._evaluate(minibatch.select(piece)).log_probs for piece in pieces])
+            targets = self._targets(minibatch, log_probs, returns, weights)
+            means = torch.zeros(_NUM_LOSSES, device=returns.device)
+            for piece in pieces:
+                part = minibatch.select(piece)
+                part_targets = _Targets(targets.advantages[piece], targets.returns[piece])
+                losses = self._losses(part, self._evaluate(part), part_targets, values)
+                share = len(piece) / returns.shape[0]
+                (losses[_TOTAL] * share).backward()
+                means += losses.detach() * share
+        means[_TOTAL] += self._regularize(means, values)
+        grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._ppo.max_grad_norm)
+        self._optimizer.step()
+        clip_weights(self._policy, self._anchors, self._clip_range)
+        return torch.cat([means, grad_norm.detach().reshape(1)])
+
+    def _evaluate(self, segments: Segments) -> ActionEvaluation:
+        with torch.autocast(
+            segments.log_probs.device.type, dtype=torch.bfloat16, enabled=self._plan.precision == "bf16"
+        ):
+            return self._policy.evaluate_actions(
+                segments.observations, segments.actions, segments.state, segments.resets
+            )
+
+    def _advantages(self, segments: Segments, ratio: Tensor) -> Tensor:
+        return compute_advantages(
+            segments.values,
+            segments.bootstrap_values,
+            segments.rewards,
+            segments.terminations,
+            segments.truncations,
+            segments.truncation_values,
+            ratio,
+            gamma=self._ppo.gamma,
+            gae_lambda=self._ppo.gae_lambda,
+            rho_clip=self._vtrace.vtrace_rho_clip,
+            c_clip=self._vtrace.vtrace_c_clip,
+        )
+
+    def _targets(self, minibatch: Segments, log_probs: Tensor, returns: Tensor, weights: Tensor) -> _Targets:
+        advantages = self._advantages(minibatch, (log_probs - minibatch.log_probs).exp())
+        if self._ppo.norm_adv:
+            advantages = normalize_advantages(advantages)
+        return _Targets(advantages=weights.unsqueeze(1) * advantages, returns=returns)
+
+    def _losses(
+        self, segments: Segments, evaluation: ActionEvaluation, targets: _Targets, values: HyperparameterValues
+    ) -> Tensor:
+        """[_NUM_LOSSES] means over the segments; the total carries the gradient."""
+        policy_loss = clipped_policy_loss(
+            evaluation.log_probs, segments.log_probs, targets.advantages, values.ppo_clip_coef
+        )
+        if self._ppo.clip_vloss:
+            critic_loss = clipped_value_loss(
+                evaluation.values, segments.values, targets.returns, values.ppo_vf_clip_coef
+            )
+        else:
+            critic_loss = value_loss(evaluation.values, targets.returns)
+        entropy = evaluation.entropy.mean()
+        total = policy_loss - values.ppo_ent_coef * entropy + self._ppo.vf_coef * critic_loss
+        with torch.no_grad():
+            log_probs, old_log_probs = evaluation.log_probs, segments.log_probs
+            diagnostics = (
+                approx_kl(log_probs, old_log_probs),
+                clip_fraction(log_probs, old_log_probs, values.ppo_clip_coef),
+                (log_probs - old_log_probs).exp().mean(),
+                log_probs.mean(),
+            )
+        zero = torch.zeros_like(total)
+        return torch.stack([total, policy_loss, critic_loss, entropy, *diagnostics, zero, zero])
+
+    def _regularize(self, means: Tensor, values: HyperparameterValues) -> Tensor:
+        """Add the gradients of the weight penalties, once per step, and note their values in `means`."""
+        total = means.new_zeros(())
+        for slot, coefficient, loss in (
+            (_L2_REG, values.ppo_l2_reg_loss_coef, lambda: l2_reg_loss(self._policy)),
+            (_L2_INIT, values.ppo_l2_init_loss_coef, lambda: l2_init_loss(self._policy, self._anchors)),
+        ):
+            if coefficient > 0:
+                penalty = coefficient * loss()
+                penalty.backward()
+                means[slot] = penalty.detach()
+                total = total + penalty.detach()
+        return total
+
+    def _stats(
+        self,
+        rows: list[Tensor],
+        segments: Segments,
+        returns: Tensor,
+        values: HyperparameterValues,
+        epochs_done: int,
+    ) -> UpdateStats:
+        table = torch.stack(rows)
+        if not bool(torch.isfinite(table).all()):
+            step = int((~torch.isfinite(table).all(dim=1)).nonzero()[0])
+            column = int((~torch.isfinite(table[step])).nonzero()[0])
+            raise NonFiniteError(
+                f"{_COLUMNS[column]} is {table[step, column].item()} in gradient step {step + 1} of {len(rows)}: "
+                f"try a smaller trainer.optimizer.learning_rate or trainer.ppo.max_grad_norm"
+            )
+        means = table.mean(dim=0).tolist()
+        return UpdateStats(
+            policy_loss=means[_POLICY],
+            value_loss=means[_VALUE],
+            entropy=means[_ENTROPY],
+            approx_kl=means[_APPROX_KL],
+            clipfrac=means[_CLIPFRAC],
+            importance=means[_IMPORTANCE],
+            current_logprobs=means[_LOG_PROBS],
+            explained_variance=float(explained_variance(segments.values, returns)),
+            grad_norm=means[_GRAD_NORM],
+            l2_reg_loss=means[_L2_REG] if values.ppo_l2_reg_loss_coef > 0 else None,
+            l2_init_loss=means[_L2_INIT] if values.ppo_l2_init_loss_coef > 0 else None,
+            num_minibatches=len(rows),
+            update_epochs=epochs_done,
+        )
+
+
+# One gradient step's numbers travel as one small tensor, read once per epoch: no sync inside the loop.
+_COLUMNS = (
+    "the total loss",
+    "the policy loss",
+    "the value loss",
+    "the entropy",
+    "approx_kl",
+    "clipfrac",
+    "the importance ratio",
+    "the log-probability",
+    "the l2_reg loss",
+    "the l2_init loss",
+    "the gradient norm",
+)
+_TOTAL, _POLICY, _VALUE, _ENTROPY, _APPROX_KL, _CLIPFRAC, _IMPORTANCE, _LOG_PROBS, _L2_REG, _L2_INIT, _GRAD_NORM = range(
+    len(_COLUMNS)
+)
+_NUM_LOSSES = _GRAD_NORM
+
+
+def _pieces(rows: int, size: int, device: torch.device) -> Sequence[Tensor]:
+    return torch.arange(rows, device=device).split(size)
+
+
+def _gradient_stats(parameters: list[torch.nn.Parameter]) -> GradientStats:
+    gradients = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None])
+    mean, variance, norm = torch.stack([gradients.mean(), gradients.var(), gradients.norm()]).tolist()
+    return GradientStats(mean=mean, variance=variance, norm=norm)

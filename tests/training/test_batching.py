@@ -1,0 +1,147 @@
+"""Sizes fit together, nothing is thrown away, and what cannot work says what would."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metta_train.specs.action_table import ActionTable
+from metta_train.specs.environment_spec import BoxObservation, EnvironmentSpec, Feature, TokenObservation
+from metta_train.training.batching import plan_batches
+from metta_train.training.config import TrainerConfig
+from metta_train.training.resources import Resources
+from tests.training.trainer_config import trainer_config
+
+LAPTOP = Resources(device_type="cpu", cores=2, free_memory=8 * 2**30)
+WORKSTATION = Resources(device_type="cpu", cores=8, free_memory=32 * 2**30)
+GPU = Resources(device_type="cuda", cores=16, free_memory=100 * 2**30)
+
+
+def spec(num_agents: int = 24) -> EnvironmentSpec:
+    observation = TokenObservation(num_tokens=200, window_height=11, window_width=11, features=(Feature(0, "tag"),))
+    return EnvironmentSpec("test", num_agents, observation, ActionTable.discrete(["noop", "move"]))
+
+
+def config(**changes: object) -> TrainerConfig:
+    return trainer_config(**{"bptt_horizon": 32, "forward_pass_minibatch_target_size": 384, **changes})
+
+
+class TestAuto:
+    def test_laptop_steps_envs_in_process_with_one_segment_per_row(self) -> None:
+        plan = plan_batches(config(), spec(), LAPTOP)
+        assert (plan.num_workers, plan.num_slices, plan.num_envs) == (0, 1, 16)  # 384 rows / 24 agents
+        assert plan.batch_size == 384 * 32
+        assert plan.steps == 32
+        assert plan.num_minibatches == 4
+        assert plan.precision == "fp32"
+        assert plan.learner_threads == 2
+
+    def test_more_cores_get_workers_and_two_slices(self) -> None:
+        plan = plan_batches(config(), spec(), WORKSTATION)
+        assert (plan.num_workers, plan.num_slices) == (4, 2)
+        assert plan.num_envs == 32  # 384 rows for each of the two slices
+
+    def test_gpu_fills_its_workers_evenly(self) -> None:
+        plan = plan_batches(
+            config(bptt_horizon=64, num_workers=8, forward_pass_minibatch_target_size=4096), spec(), GPU
+        )
+        # The original's sizes (reference 6.2): 4096 rows of 24 agents on 8 workers = 168 envs per slice, 336 in all.
+        assert plan.num_envs == 336
+        assert plan.rows == 8064
+        assert plan.batch_size == 8064 * 64
+        assert plan.minibatch_size <= 16384
+
+    def test_one_agent_envs_work_too(self) -> None:
+        plan = plan_batches(config(), spec(num_agents=1), LAPTOP)
+        assert plan.rows == plan.num_envs == 384
+
+
+class TestGivenNumbers:
+    def test_envs_follow_from_the_batch(self) -> None:
+        plan = plan_batches(config(batch_size=24 * 32 * 10), spec(), LAPTOP)
+        assert plan.num_envs == 10  # 16 would be the target, but only 10 divides 10 segments per agent
+        assert plan.steps == 32
+
+    def test_several_segments_per_row(self) -> None:
+        plan = plan_batches(config(num_envs=2, batch_size=2 * 24 * 32 * 3, minibatch_size=2 * 24 * 32), spec(), LAPTOP)
+        assert (plan.steps, plan.segments, plan.num_minibatches) == (96, 144, 3)
+
+    def test_pieces_divide_the_minibatch(self) -> None:
+        plan = plan_batches(config(num_envs=4, minibatch_size=1536, max_minibatch_size=512), spec(), LAPTOP)
+        assert (plan.minibatch_segments, plan.piece_segments) == (48, 16)
+
+    def test_a_piece_larger_than_the_minibatch_is_the_minibatch(self) -> None:
+        plan = plan_batches(config(num_envs=4, max_minibatch_size=10**6), spec(), LAPTOP)
+        assert plan.max_minibatch_size == plan.minibatch_size
+
+
+class TestRefusals:
+    """Every message holds numbers; with them the plan works."""
+
+    def test_the_originals_batch_does_not_divide_into_24_agents(self) -> None:
+        with pytest.raises(ValueError, match=r"trainer.batch_size=524288 .* use 523776 or 525312") as error:
+            plan_batches(config(bptt_horizon=64, batch_size=524288), spec(), LAPTOP)
+        assert "24 agents" in str(error.value)
+        plan_batches(config(bptt_horizon=64, batch_size=523776), spec(), LAPTOP)
+        plan_batches(config(bptt_horizon=64, batch_size=525312), spec(), LAPTOP)
+
+    def test_batch_smaller_than_one_segment_per_row(self) -> None:
+        with pytest.raises(ValueError, match=r"use 1536, or trainer.batch_size=auto"):
+            plan_batches(config(num_envs=2, batch_size=100), spec(), LAPTOP)
+
+    def test_minibatch(self) -> None:
+        with pytest.raises(ValueError, match=r"trainer.minibatch_size=1000 .* use 768 or 1024"):
+            plan_batches(config(num_envs=4, minibatch_size=1000), spec(), LAPTOP)
+
+    def test_piece(self) -> None:
+        with pytest.raises(ValueError, match=r"trainer.max_minibatch_size=600 .* use 512 or 768"):
+            plan_batches(config(num_envs=4, minibatch_size=1536, max_minibatch_size=600), spec(), LAPTOP)
+
+    def test_envs_that_do_not_fill_the_workers(self) -> None:
+        with pytest.raises(ValueError, match=r"trainer.num_envs=5 .* use 4 or 6"):
+            plan_batches(config(num_envs=5, num_workers=2, async_factor=2), spec(), LAPTOP)
+
+    def test_memory(self) -> None:
+        small = Resources(device_type="cpu", cores=2, free_memory=10**7)
+        with pytest.raises(ValueError, match=r"trainer.batch_size=\d+ needs .* GiB for the rollout buffer"):
+            plan_batches(config(num_envs=16, batch_size=24 * 16 * 32), spec(), small)
+
+
+@given(
+    num_agents=st.integers(1, 40),
+    horizon=st.sampled_from([1, 2, 8, 16, 64]),
+    target=st.integers(1, 5000),
+    num_workers=st.sampled_from(["auto", 0, 1, 2, 3, 7]),
+    async_factor=st.sampled_from(["auto", 1, 2, 3]),
+    resources=st.sampled_from([LAPTOP, WORKSTATION, GPU]),
+)
+def test_auto_always_fits(
+    num_agents: int, horizon: int, target: int, num_workers: int | str, async_factor: int | str, resources: Resources
+) -> None:
+    plan = plan_batches(
+        config(
+            bptt_horizon=horizon,
+            forward_pass_minibatch_target_size=target,
+            num_workers=num_workers,
+            async_factor=async_factor,
+        ),
+        spec(num_agents),
+        resources,
+    )
+    assert plan.rows == plan.num_envs * num_agents
+    assert plan.rows * plan.steps == plan.batch_size
+    assert plan.steps % plan.bptt_horizon == 0
+    assert plan.segments * plan.bptt_horizon == plan.batch_size
+    assert plan.num_minibatches * plan.minibatch_size == plan.batch_size
+    assert plan.minibatch_size % plan.max_minibatch_size == 0
+    assert plan.num_envs % plan.num_slices == 0
+    assert plan.num_workers == 0 or plan.num_envs % plan.num_workers == 0
+
+
+def test_box_observations_are_sized_by_their_dtype() -> None:
+    box = EnvironmentSpec("box", 1, BoxObservation((1000,), "float32"), ActionTable.discrete(["a"]))
+    resources = Resources(device_type="cpu", cores=1, free_memory=2 * 32 * 3900)
+    with pytest.raises(ValueError, match="GiB"):
+        plan_batches(config(num_envs=1), box, resources)  # 32 steps x 4027 bytes
+    plan_batches(config(num_envs=1), box, Resources("cpu", 1, 2 * 32 * 4100))

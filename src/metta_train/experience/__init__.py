@@ -1,0 +1,1 @@
+"""Storage of one rollout and the minibatches drawn from it."""

@@ -1,0 +1,1 @@
+"""The mathematics of PPO: pure functions, tensors in, tensors out."""

@@ -30,7 +30,7 @@ from typing import Annotated, Literal
 import safetensors
 import safetensors.torch
 import torch
-from pydantic import Field, JsonValue, ValidationError
+from pydantic import ConfigDict, Field, JsonValue, ValidationError
 from torch import Tensor
 
 from metta_train.reporting.storage import storage_errors, sync_folder, write_durably
@@ -50,7 +50,6 @@ _STEP_FOLDER = re.compile(r"step-(\d{12})")
 _SET_ASIDE = re.compile(r"step-(\d{12})\.corrupt-(\d+)")
 _REPLACED = re.compile(r"\.replaced-(step-\d{12})")
 _TEMPORARY_PREFIX = ".tmp-"  # does not match _STEP_FOLDER, so a torn folder is never taken for a checkpoint
-_TENSOR_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./:-]{0,254}")
 
 # Far above any real checkpoint, low enough that a crafted file cannot exhaust the machine.
 _MAX_JSON_BYTES = 64 << 20
@@ -90,7 +89,7 @@ class CheckpointState:
         wandb_run_id: so that a continued run goes on in the same wandb run; None without wandb.
         metadata: further plain values (JSON).
         random_states: uint8 states of random generators, by stream name.
-        tensors: further tensors, e.g. "anchors/cnn1.weight". Names use letters, digits and `_ . / : -`.
+        tensors: further tensors, e.g. "anchors/cnn1.weight".
     """
 
     progress: Progress
@@ -196,7 +195,9 @@ def newest_good(folder: Path) -> Checkpoint | None:
     remains = _remains(folder)
     if not remains:
         return None
-    reasons = "; ".join(str(error) for _, error in damaged) or "incomplete or set aside as corrupt: " + ", ".join(remains)
+    reasons = "; ".join(str(error) for _, error in damaged) or "incomplete or set aside as corrupt: " + ", ".join(
+        remains
+    )
     raise NoUsableCheckpointError(
         f"no usable checkpoint in {folder} ({reasons}). Nothing was deleted. "
         "Restore one of them, or start again under another run name."
@@ -226,9 +227,7 @@ def _folder_name(agent_step: int) -> str:
     return f"step-{agent_step:012d}"
 
 
-def _render(
-    model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: CheckpointState
-) -> dict[str, bytes]:
+def _render(model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: CheckpointState) -> dict[str, bytes]:
     for name, random_state in state.random_states.items():
         assert random_state.dtype == torch.uint8, f"random state {name!r} is {random_state.dtype}, must be uint8"
     further = {f"random/{name}": tensor for name, tensor in state.random_states.items()}
@@ -260,13 +259,13 @@ def _render(
 def _render_tensors(what: str, tensors: Mapping[str, Tensor]) -> bytes:
     plain: dict[str, Tensor] = {}
     for name in sorted(tensors):
-        assert _TENSOR_NAME.fullmatch(name), f"{what} tensor name {name!r} cannot be saved"
+        assert name and name != "__metadata__", f"{what} tensor name {name!r} is reserved by safetensors"
         # A copy: contiguous, on the CPU, and not sharing memory with another entry (safetensors refuses that).
         tensor = tensors[name].detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())
             raise NonFiniteCheckpointError(
-                f"{what} tensor {name!r} has {count} non-finite of {tensor.numel()} values; the checkpoint was not saved"
+                f"{what} tensor {name!r} has {count} non-finite of {tensor.numel()} values; nothing was saved"
             )
         plain[name] = tensor
     assert len(plain) <= _MAX_TENSORS, f"{len(plain)} {what} tensors exceed the limit of {_MAX_TENSORS}"
@@ -297,7 +296,12 @@ def _put_in_place(temporary: Path, target: Path) -> None:
     if target.exists():
         shutil.rmtree(replaced, ignore_errors=True)
         target.rename(replaced)
-    temporary.rename(target)
+    try:
+        temporary.rename(target)
+    except OSError:
+        if replaced.exists():
+            replaced.rename(target)
+        raise
     sync_folder(target.parent)
     if replaced.exists():
         shutil.rmtree(replaced, ignore_errors=True)
@@ -324,7 +328,7 @@ def _own_version() -> str:
 
 class _FileEntry(ConfigModel):
     size: Annotated[int, Field(ge=0, le=_MAX_TENSOR_FILE_BYTES)]
-    sha256: Annotated[str, Field(pattern=r"\A[0-9a-f]{64}\Z")]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class _Manifest(ConfigModel):
@@ -355,7 +359,7 @@ class _StateFile(ConfigModel):
 class _FormatVersion(ConfigModel):
     """Only the field that every format has, to tell a newer format from a damaged file."""
 
-    model_config = {**ConfigModel.model_config, "extra": "ignore"}
+    model_config = ConfigDict(extra="ignore")
 
     format_version: int
 

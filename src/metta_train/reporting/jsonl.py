@@ -1,0 +1,90 @@
+"""`metrics.jsonl`: the complete record of a run, one flat JSON object per epoch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, cast
+
+from metta_train.reporting.metric_names import AGENT_STEP, metrics_of
+from metta_train.reporting.reporter import Reporter, RunHeader, RunOutcome
+from metta_train.reporting.storage import storage_errors
+from metta_train.specs.records import EpochRecord
+
+
+class JsonlReporter(Reporter):
+    """Appends and flushes one line per epoch; NaN and infinity, which JSON does not have, become null.
+
+    When a run goes on from a checkpoint, lines beyond its agent step are removed first, so that every step appears
+    once.
+    """
+
+    name = "metrics.jsonl"
+    essential = True
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: IO[str] | None = None
+
+    def start(self, header: RunHeader) -> None:
+        with storage_errors("write", self._path):
+            truncate_metrics(self._path, header.start_agent_step)
+            self._file = self._path.open("a", encoding="utf-8")
+
+    def record(self, record: EpochRecord) -> None:
+        assert self._file is not None, "record() before start()"
+        line = {name: value if math.isfinite(value) else None for name, value in metrics_of(record).items()}
+        with storage_errors("write", self._path):
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+
+    def checkpoint_saved(self, path: Path, epoch: int, agent_step: int) -> None:
+        pass
+
+    def finish(self, outcome: RunOutcome) -> None:
+        if self._file is not None:
+            with storage_errors("write", self._path):
+                self._file.close()
+            self._file = None
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, float | None]]:
+    """The epochs in a metrics file; a torn last line, left by a crash, is skipped.
+
+    Raises:
+        ValueError: another line is not a JSON object with an agent step.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            metrics = _parse(line)
+            if metrics is None:
+                raise ValueError(f"{path}, line {number}: not a JSON object with {AGENT_STEP!r}")
+            yield metrics
+
+
+def truncate_metrics(path: Path, agent_step: int) -> None:
+    """Cut the file before the first line that is torn or lies beyond `agent_step` (0 empties it)."""
+    if not path.exists():
+        return
+    keep = 0
+    with path.open("r+b") as file:
+        for line in file:
+            metrics = _parse(line) if line.endswith(b"\n") else None
+            if metrics is None or (metrics[AGENT_STEP] or 0) > agent_step:
+                break
+            keep += len(line)
+        file.truncate(keep)
+
+
+def _parse(line: bytes) -> dict[str, float | None] | None:
+    try:
+        metrics = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(metrics, dict) or not isinstance(metrics.get(AGENT_STEP), (int, float)):
+        return None
+    return cast("dict[str, float | None]", metrics)

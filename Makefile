@@ -1,0 +1,55 @@
+# Needs Python 3.11 or 3.12 and make, nothing else; `make help` lists the targets.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help train test check format install install-dev clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
+	@echo
+	@echo '  Overrides go into ARGS: make train ARGS="py_agent=fast trainer.total_timesteps=100000"'
+	@echo '  Another interpreter:    make train PYTHON=python3.12'
+
+train: $(VENV)/.installed  ## install, then train agent=fast with the default configuration
+	$(BIN)/metta-train agent=fast $(ARGS)
+
+test: $(VENV)/.installed-dev  ## install, then run the tests (ARGS goes to pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.installed-dev  ## format, lint, types, import contracts and tests: what CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest $(ARGS)
+
+format: $(VENV)/.installed-dev  ## format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+install: $(VENV)/.installed  ## create .venv with metta-train in it
+install-dev: $(VENV)/.installed-dev  ## the same with the development tools
+
+clean:  ## remove .venv, builds and caches; runs in train_dir stay
+	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(0 if (3, 11) <= sys.version_info[:2] <= (3, 12) else 1)' || { \
+	  echo 'metta-train needs Python 3.11 or 3.12; "$(PYTHON)" is '"$$($(PYTHON) --version 2>&1 || echo missing)"'.' \
+	       'Name another one: make PYTHON=python3.12 $(MAKECMDGOALS)' >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps are newer than the files that say what to install, so an installation happens once.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing metta-train into $(VENV) (the first time takes a few minutes)'
+	$(PIP_INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
+	@echo 'Installing metta-train and its development tools into $(VENV) (the first time takes a few minutes)'
+	$(PIP_INSTALL) -e ".[dev]"
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,63 @@
+"""From an env config to environments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from metta_train.envs.config import EnvConfig, MettaGridEnvConfig
+from metta_train.envs.environment import Environment
+from metta_train.envs.in_process import InProcessVectorEnv
+from metta_train.envs.vector import VectorEnv
+from metta_train.specs.environment_spec import EnvironmentSpec
+
+
+def environment_spec(config: EnvConfig) -> EnvironmentSpec:
+    """What policies may know of the environment. Raises ValueError when the config describes none that works."""
+    return environment_factory(config)[0]
+
+
+def make_environment(config: EnvConfig) -> Environment:
+    """One environment instance."""
+    return environment_factory(config)[1]()
+
+
+def make_vector_env(
+    config: EnvConfig, *, num_envs: int, num_workers: int, num_slices: int, seed: int, rank: int = 0
+) -> VectorEnv:
+    """All environments of one trainer; `num_workers` 0 steps them in this process.
+
+    Raises:
+        ValueError: numbers that do not fit together.
+    """
+    if num_envs < 1 or num_slices < 1 or num_envs % num_slices:
+        raise ValueError(
+            f"trainer.num_envs={num_envs} cannot be split into trainer.async_factor={num_slices} equal slices; "
+            f"set num_envs to a multiple of {num_slices}"
+        )
+    if not 0 <= num_workers <= num_envs:
+        raise ValueError(
+            f"trainer.num_workers={num_workers} for trainer.num_envs={num_envs}; set num_workers to 0..{num_envs}"
+        )
+    spec, make = environment_factory(config)
+    if num_workers == 0:
+        return InProcessVectorEnv(
+            spec,
+            make,
+            num_envs=num_envs,
+            num_slices=num_slices,
+            seed=seed,
+            rank=rank,
+            desync_episodes=config.desync_episodes,
+        )
+    raise NotImplementedError
+
+
+def environment_factory(config: EnvConfig) -> tuple[EnvironmentSpec, Callable[[], Environment]]:
+    """The spec, and a function that makes environments of it."""
+    # A backend is imported when it is used: a Gymnasium run does not load MettaGrid.
+    if isinstance(config, MettaGridEnvConfig):
+        from metta_train.envs.mettagrid import MettaGridEnvironment, load_game
+
+        game = load_game(config)
+        return game.spec, lambda: MettaGridEnvironment(game)
+    raise NotImplementedError

@@ -1,0 +1,1 @@
+"""Policies described in YAML (`conf/agent/`): components and their sources."""

@@ -1,0 +1,121 @@
+"""Observation tokens to a dense box of channels, one per scalar feature and `categories` per categorical feature."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metta_train.specs.environment_spec import GLOBAL_LOCATION, PADDING_LOCATION, EnvironmentSpec, TokenObservation
+
+
+def token_observation(spec: EnvironmentSpec, policy: str) -> TokenObservation:
+    """The spec's observation. Raises ValueError, naming `policy`, if it has no tokens."""
+    if not isinstance(spec.observation, TokenObservation):
+        raise ValueError(
+            f"{policy} reads token observations, but environment {spec.name!r} has "
+            f"{type(spec.observation).__name__}(shape={list(spec.observation.shape)}); choose agent=mlp"
+        )
+    return spec.observation
+
+
+class TokenBox(nn.Module):
+    """uint8 tokens `[N, M, 3]` -> float32 box `[N, C, H, W]` (channels-last in memory).
+
+    The upper nibble of a location byte is the row of the cell. Location 255 is padding; 254 means the centre cell.
+    Tokens of unknown features, of categories that a feature does not have, and of cells outside the window are
+    ignored and counted. Of several tokens with the same (cell, feature) the last one wins, on every device.
+    Channels follow the order of the spec's features. Nothing waits for the device.
+
+    Attributes:
+        ignored_tokens: int64 scalar, tokens ignored since the module was built (padding is not counted).
+    """
+
+    ignored_tokens: Tensor
+    _cell_starts: Tensor
+    _first_channels: Tensor
+    _channel_offsets: Tensor
+    _scaled_values: Tensor
+
+    def __init__(self, observation: TokenObservation, *, normalize: bool = True) -> None:
+        super().__init__()
+        self.num_channels = observation.num_channels
+        self.window = (observation.window_height, observation.window_width)
+        self._box_size = self.num_channels * observation.window_height * observation.window_width
+        self._has_categories = any(feature.categories for feature in observation.features)
+        first_channels, channel_offsets, scaled_values = self._value_tables(observation, normalize)
+        for name, table in (
+            ("_cell_starts", self._location_table(observation)),
+            ("_first_channels", first_channels),
+            ("_channel_offsets", channel_offsets),
+            ("_scaled_values", scaled_values),
+            ("ignored_tokens", torch.zeros((), dtype=torch.int64)),
+        ):
+            self.register_buffer(name, table, persistent=False)
+
+    def _location_table(self, observation: TokenObservation) -> Tensor:
+        """`[256]`: place of a cell's first channel in the flat box; `_box_size` for cells that do not exist."""
+        height, width = self.window
+        table = torch.full((256,), self._box_size, dtype=torch.int64)
+        for row in range(height):
+            for column in range(width):
+                table[row << 4 | column] = (row * width + column) * self.num_channels
+        table[GLOBAL_LOCATION] = (height // 2 * width + width // 2) * self.num_channels
+        return table
+
+    def _value_tables(self, observation: TokenObservation, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Three tables over `feature id * 256 + value`.
+
+        The feature's first channel (`_box_size` where the token is to be ignored), the channel's distance from it,
+        and what is written.
+        """
+        first_channels = torch.full((256, 256), self._box_size, dtype=torch.int64)
+        channel_offsets = torch.zeros((256, 256), dtype=torch.int64)
+        scaled_values = torch.zeros((256, 256))
+        byte_values = torch.arange(256)
+        channel = 0
+        for feature in observation.features:
+            if feature.categories:
+                first_channels[feature.id, : feature.categories] = channel
+                channel_offsets[feature.id] = byte_values
+                scaled_values[feature.id] = 1.0
+            else:
+                first_channels[feature.id] = channel
+                scaled_values[feature.id] = byte_values / (feature.normalization if normalize else 1.0)
+            channel += feature.num_channels
+        return first_channels.flatten(), channel_offsets.flatten(), scaled_values.flatten()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if tokens.device.type == "cpu":
+            tokens = _without_padding_columns(tokens)
+        rows, num_tokens, _ = tokens.shape
+        height, width = self.window
+        dump = rows * self._box_size  # one place behind the boxes takes whatever is not drawn
+
+        locations, features, values = tokens.long().flatten(0, 1).unbind(dim=1)
+        feature_values = features * 256 + values
+        # The same (cell, feature) has the same slot, so slots decide which of several tokens is the last one.
+        in_box = self._cell_starts.index_select(0, locations) + self._first_channels.index_select(0, feature_values)
+        ignored = in_box >= self._box_size
+        with torch.no_grad():
+            self.ignored_tokens += ignored.sum() - (locations == PADDING_LOCATION).sum()
+        row_starts = torch.arange(rows, device=tokens.device).mul_(self._box_size)
+        slots = in_box.view(rows, num_tokens).add_(row_starts.unsqueeze(1)).view(-1).masked_fill_(ignored, dump)
+
+        positions = torch.arange(num_tokens, dtype=torch.int32, device=tokens.device).repeat(rows)
+        last_positions = torch.empty(dump + 1, dtype=torch.int32, device=tokens.device)
+        last_positions.scatter_(0, slots, 0)  # only slots that are read below need a value
+        last_positions.scatter_reduce_(0, slots, positions, "amax")
+        overwritten = last_positions.index_select(0, slots) != positions
+        if self._has_categories:
+            slots += self._channel_offsets.index_select(0, feature_values).masked_fill_(ignored, 0)
+        slots.masked_fill_(overwritten, dump)
+
+        box = torch.zeros(dump + 1, device=tokens.device)
+        box.scatter_(0, slots, self._scaled_values.index_select(0, feature_values))
+        return box[:dump].view(rows, height, width, self.num_channels).permute(0, 3, 1, 2)
+
+
+def _without_padding_columns(tokens: Tensor) -> Tensor:
+    """Cut the columns behind the last token of the fullest row. Reads values, so it is for CPU tensors only."""
+    used = (tokens[..., 0].amin(dim=0) != PADDING_LOCATION).nonzero()
+    return tokens[:, : int(used[-1]) + 1] if len(used) else tokens[:, :1]

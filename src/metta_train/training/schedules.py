@@ -28,7 +28,7 @@ def cosine(initial: float, final: float, progress: float) -> float:
 
 
 def exponential(initial: float, floor: float, decay_rate: float, progress: float) -> float:
-    """Falls by equal shares: max(initial * decay_rate^p, floor); `decay_rate` is the share left at the end of the run."""
+    """In equal shares: max(initial * decay_rate^p, floor); `decay_rate` is the share left at the end of the run."""
     return max(initial * decay_rate**progress, floor)
 
 

@@ -99,7 +99,7 @@ class TestRefusals:
             plan_batches(config(num_envs=4, minibatch_size=1536, max_minibatch_size=600), spec(), LAPTOP)
 
     def test_envs_that_do_not_fill_the_workers(self) -> None:
-        with pytest.raises(ValueError, match=r"trainer.num_envs=5 .* use 4 or 6"):
+        with pytest.raises(ValueError, match=r"trainer.num_envs=5 .* use 4 or 8"):
             plan_batches(config(num_envs=5, num_workers=2, async_factor=2), spec(), LAPTOP)
 
     def test_memory(self) -> None:

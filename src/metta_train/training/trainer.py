@@ -21,7 +21,7 @@ from time import perf_counter
 
 from metta_train.policies.policy import Policy
 from metta_train.policies.weights import weight_metrics
-from metta_train.reporting.reporter import Reporter
+from metta_train.reporting.reporter import Reporters
 from metta_train.specs.records import (
     EpochRecord,
     EpochTiming,
@@ -57,7 +57,7 @@ class Trainer:
         collector: collects rollouts with the policy.
         updater: improves the policy from them.
         schedules: the values that change during a run.
-        reporter: hears of every epoch and checkpoint.
+        reporters: hear of every epoch and checkpoint.
         save: writes a checkpoint of everything and returns its folder.
         evaluate: plays evaluation episodes with the present weights, given the epoch.
         progress: where the run stands; not zero when it continues.
@@ -70,7 +70,7 @@ class Trainer:
         collector: RolloutCollector,
         updater: PolicyUpdater,
         schedules: Schedules,
-        reporter: Reporter,
+        reporters: Reporters,
         save: Callable[[Progress, EvaluationScores | None], Path],
         evaluate: Callable[[int], EvaluationScores],
         progress: Progress,
@@ -80,10 +80,11 @@ class Trainer:
         self._collector = collector
         self._updater = updater
         self._schedules = schedules
-        self._reporter = reporter
+        self._reporters = reporters
         self._save = save
         self._evaluate = evaluate
         self.progress = progress
+        self.elapsed = 0.0  # wall seconds of `epochs` so far
         self._saved_epoch = progress.epoch
         self._evaluation: EvaluationScores | None = None
 
@@ -105,12 +106,11 @@ class Trainer:
             if _due(epoch, self._plan.checkpoint_interval) or self._finished():
                 self._checkpoint()
             epoch_ended = perf_counter()
-            self.progress = replace(
-                self.progress, total_time=self.progress.total_time + epoch_ended - epoch_started
-            )
-            record = self._record(values, rollout, update, epoch_ended - epoch_started, epoch_ended - run_started)
-            epoch_started = epoch_ended
-            self._reporter.record(record)
+            seconds, epoch_started = epoch_ended - epoch_started, epoch_ended
+            self.elapsed = epoch_ended - run_started
+            self.progress = replace(self.progress, total_time=self.progress.total_time + seconds)
+            record = self._record(values, rollout, update, seconds)
+            self._reporters.record(record)
             yield record
 
     def _finished(self) -> bool:
@@ -128,10 +128,10 @@ class Trainer:
     def _checkpoint(self) -> None:
         folder = self._save(self.progress, self._evaluation)
         self._saved_epoch = self.progress.epoch
-        self._reporter.checkpoint_saved(folder, self.progress.epoch, self.progress.agent_step)
+        self._reporters.checkpoint_saved(folder, self.progress.epoch, self.progress.agent_step)
 
     def _record(
-        self, values: HyperparameterValues, rollout: Rollout, update: Update, total: float, elapsed: float
+        self, values: HyperparameterValues, rollout: Rollout, update: Update, total: float
     ) -> EpochRecord:
         epoch = self.progress.epoch
         return EpochRecord(
@@ -147,7 +147,7 @@ class Trainer:
                 train=update.seconds,
                 other=max(0.0, total - rollout.seconds - update.seconds),
                 total=total,
-                elapsed=elapsed,
+                elapsed=self.elapsed,
                 train_time=self.progress.train_time,
                 total_time=self.progress.total_time,
             ),

@@ -60,8 +60,8 @@ def resolved_mode(mode: str, environ: Mapping[str, str], home: Path) -> Literal[
 
 
 def has_wandb_key(environ: Mapping[str, str], home: Path) -> bool:
-    """True when wandb would find a key: in WANDB_API_KEY, or for its server in the netrc file."""
-    if environ.get("WANDB_API_KEY"):
+    """True when wandb would find a key: in the environment, or for its server in the netrc file."""
+    if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     host = urlsplit(environ.get("WANDB_BASE_URL") or DEFAULT_HOST).hostname or ""
     files = [Path(environ["NETRC"])] if environ.get("NETRC") else [home / ".netrc", home / "_netrc"]

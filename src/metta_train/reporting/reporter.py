@@ -104,8 +104,11 @@ class Reporter(ABC):
         """Once, also after a failure; frees what the reporter holds."""
 
 
-class Reporters:
+class Reporters(Reporter):
     """Tells several reporters, in order; one that cannot write is named once and left out from then on."""
+
+    name = "reporting"
+    essential = True
 
     def __init__(self, reporters: Sequence[Reporter]) -> None:
         self._reporters = list(reporters)

@@ -1,0 +1,389 @@
+"""The terminal: a live dashboard where someone watches, one plain line per interval elsewhere.
+
+Progress goes to stderr. The summary at the end, with the next commands, goes to stdout.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from metta_train.reporting.reporter import Reporter, RunHeader, RunOutcome
+from metta_train.reporting.run_view import RunView, SavedCheckpoint, duration, number, sparkline
+from metta_train.specs.records import EpochRecord
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.live import Live
+    from rich.table import Table
+    from rich.text import Text
+
+_REFRESHES_PER_SECOND = 2  # calm to look at, and rendering costs the training little
+_PLAIN_INTERVAL = 10.0  # seconds between lines where nobody watches
+_MAX_WIDTH = 116  # a wider dashboard tears labels and values apart
+_WIDE = 100  # from here on there is room for three columns
+_MIN_LIVE_WIDTH = 60
+_BATCH_VARIABLES = ("CI", "SLURM_JOB_ID", "PBS_JOBID", "KUBERNETES_SERVICE_HOST")
+
+_LABEL = "dim"
+_ACCENT = "cyan"
+_STATE_STYLE = {"done": "green", "interrupted": "yellow", "failed": "red"}
+
+
+def stderr_console() -> Console:
+    """The console of everything that is shown during a run; the logging handlers must use the same one."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False)
+
+
+def stdout_console() -> Console:
+    """The console of results."""
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False)
+
+
+def console_reporter(progress: Console, results: Console, environ: Mapping[str, str]) -> Reporter:
+    """The dashboard if `progress` is a terminal that someone watches, else plain lines."""
+    live = (
+        progress.is_terminal
+        and not progress.is_dumb_terminal
+        and progress.width >= _MIN_LIVE_WIDTH
+        and progress.encoding.startswith("utf")
+        and not any(environ.get(name) for name in _BATCH_VARIABLES)
+    )
+    return LiveConsole(progress, results) if live else PlainConsole(progress, results)
+
+
+class PlainConsole(Reporter):
+    """One line per interval, and one for the first and the last epoch; for files, batch systems and pipes."""
+
+    name = "console"
+
+    def __init__(
+        self,
+        progress: Console,
+        results: Console,
+        *,
+        interval: float = _PLAIN_INTERVAL,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._progress = progress
+        self._results = results
+        self._interval = interval
+        self._clock = clock
+        self._view: RunView | None = None
+        self._next_line = 0.0
+        self._shown_epoch = 0
+
+    def start(self, header: RunHeader) -> None:
+        self._view = RunView(header)
+        self._shown_epoch = header.start_epoch
+        self._next_line = self._clock()
+        for line in _start_lines(header):
+            self._write(line)
+
+    def record(self, record: EpochRecord) -> None:
+        assert self._view is not None, "record() before start()"
+        self._view.add(record)
+        if self._clock() >= self._next_line:
+            self._next_line = self._clock() + self._interval
+            self._write_epoch(self._view)
+
+    def checkpoint_saved(self, path: Path, epoch: int, agent_step: int) -> None:
+        assert self._view is not None, "checkpoint_saved() before start()"
+        self._view.checkpoint = SavedCheckpoint(path, epoch, agent_step)
+
+    def finish(self, outcome: RunOutcome) -> None:
+        if self._view is not None:
+            if self._view.epoch != self._shown_epoch:
+                self._write_epoch(self._view)
+            _print_summary(self._results, self._view, outcome)
+
+    def _write_epoch(self, view: RunView) -> None:
+        self._shown_epoch = view.epoch
+        self._write(plain_line(view))
+
+    def _write(self, line: str) -> None:
+        self._progress.print(line, soft_wrap=True, markup=False)
+
+
+class LiveConsole(Reporter):
+    """A dashboard that stays in place; log lines from the same console appear above it."""
+
+    name = "console"
+
+    def __init__(self, progress: Console, results: Console, *, clock: Callable[[], float] = monotonic) -> None:
+        self._progress = progress
+        self._results = results
+        self._clock = clock
+        self._lock = threading.Lock()  # the dashboard is drawn by a thread of rich
+        self._view: RunView | None = None
+        self._started = 0.0
+        self._saved_at = 0.0
+        self._live: Live | None = None
+
+    def start(self, header: RunHeader) -> None:
+        from rich.live import Live
+
+        self._view = RunView(header)
+        self._started = self._clock()
+        for line in header.plan:
+            self._progress.print(line, style=_LABEL, markup=False)
+        self._live = Live(
+            get_renderable=self._draw,
+            console=self._progress,
+            refresh_per_second=_REFRESHES_PER_SECOND,
+            vertical_overflow="crop",
+        )
+        self._live.start(refresh=True)
+
+    def record(self, record: EpochRecord) -> None:
+        assert self._view is not None, "record() before start()"
+        with self._lock:
+            self._view.add(record)
+
+    def checkpoint_saved(self, path: Path, epoch: int, agent_step: int) -> None:
+        assert self._view is not None, "checkpoint_saved() before start()"
+        with self._lock:
+            self._view.checkpoint = SavedCheckpoint(path, epoch, agent_step)
+            self._saved_at = self._clock()
+
+    def finish(self, outcome: RunOutcome) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+        if self._view is not None:
+            _print_summary(self._results, self._view, outcome)
+
+    def _draw(self) -> RenderableType:
+        assert self._view is not None, "drawn before start()"
+        now = self._clock()
+        with self._lock:
+            return dashboard(
+                self._view, self._progress.width, elapsed=now - self._started, since_checkpoint=now - self._saved_at
+            )
+
+
+def plain_line(view: RunView) -> str:
+    """`epoch 12 | step 98,304 of 1,000,000 (9.8 %) | 12,345 steps/s | ...`; ASCII only."""
+    parts = [
+        f"epoch {view.epoch}",
+        f"step {view.agent_step:,} of {view.header.total_timesteps:,} ({view.share_done:.1%})",
+    ]
+    if view.steps_per_second is not None and view.seconds_left is not None:
+        parts += [f"{view.steps_per_second:,.0f} steps/s", f"{duration(view.seconds_left)} left"]
+    parts.append(f"reward {number(view.reward)}")
+    if view.latest is not None:
+        update = view.latest.update
+        parts += [f"entropy {number(update.entropy)}", f"KL {number(update.approx_kl)}"]
+    shares = view.time_shares
+    if shares is not None:
+        parts.append(
+            f"env {shares.environment:.0%} inference {shares.inference:.0%} "
+            f"train {shares.training:.0%} other {shares.other:.0%}"
+        )
+    return " | ".join(parts)
+
+
+def dashboard(view: RunView, width: int, *, elapsed: float, since_checkpoint: float = 0.0) -> RenderableType:
+    """The picture of a run, for a terminal of `width` columns; wider than 116 it stays 116 wide.
+
+    Args:
+        view: what to show.
+        width: columns of the terminal.
+        elapsed: seconds since this process began to train.
+        since_checkpoint: seconds since the last checkpoint.
+    """
+    from rich import box
+    from rich.console import Group
+    from rich.panel import Panel
+    from rich.text import Text
+
+    width = min(width, _MAX_WIDTH)
+    inner = width - 6  # two borders and two spaces on either side
+    blocks = [_learning(view), _losses(view), _shares(view, bar_width=14 if width >= _WIDE else 10)]
+    columns = [blocks] if width >= _WIDE else [blocks[1:]]
+    header = view.header
+    parts: list[RenderableType] = [
+        _progress_bar(view, inner),
+        _counters(view, elapsed),
+        Text(),
+        _reward(view, inner),
+        Text(),
+        *(_side_by_side(row, inner) for row in columns),
+        Text(),
+        _checkpoint(view, since_checkpoint),
+    ]
+    return Panel(
+        Group(*parts),
+        box=box.ROUNDED,
+        width=width,
+        padding=(1, 2),
+        border_style=_LABEL,
+        title=Text.assemble((header.run, f"bold {_ACCENT}"), (f" · epoch {view.epoch}", _LABEL)),
+        title_align="left",
+        subtitle=Text(f"{header.agent} · {header.environment} · {header.device}", style=_LABEL),
+        subtitle_align="right",
+    )
+
+
+def _progress_bar(view: RunView, width: int) -> Text:
+    from rich.text import Text
+
+    label = f"{view.share_done:7.1%}"
+    cells = width - len(label) - 1
+    filled = int(view.share_done * cells)
+    return Text.assemble(("━" * filled, _ACCENT), ("─" * (cells - filled), _LABEL), " ", (label, "bold"))
+
+
+def _counters(view: RunView, elapsed: float) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    rate = "-" if view.steps_per_second is None else f"{view.steps_per_second:,.0f}"
+    left = "-" if view.seconds_left is None else duration(view.seconds_left)
+    row = Table.grid(expand=True)
+    cells = [
+        ("left", f"{view.agent_step:,}", f" of {view.header.total_timesteps:,} steps"),
+        ("center", rate, " steps/s"),
+        ("center", duration(elapsed), " elapsed"),
+        ("right", left, " left"),
+    ]
+    for justify, _, _ in cells:
+        row.add_column(justify=justify, no_wrap=True)  # pyright: ignore[reportArgumentType]  # a literal per cell
+    row.add_row(*(Text.assemble((value, "bold"), (unit, _LABEL)) for _, value, unit in cells))
+    return row
+
+
+def _reward(view: RunView, width: int) -> Text:
+    from rich.text import Text
+
+    label = ("reward      ", _LABEL)
+    if view.reward is None:
+        return Text.assemble(label, ("no episode has ended yet", "dim italic"))
+    value, best = f"{number(view.reward):<10}", f"   best {number(view.best_reward)}"
+    spark = sparkline(view.rewards, min(60, width - len(label[0]) - len(value) - len(best)))
+    return Text.assemble(label, (value, "bold"), (spark, _ACCENT), (best, _LABEL))
+
+
+def _learning(view: RunView) -> Table:
+    latest = view.latest
+    return _table(
+        [
+            ("learning rate", number(latest.hyperparameters.learning_rate if latest else None)),
+            ("explained variance", number(latest.update.explained_variance if latest else None)),
+            ("clip fraction", number(latest.update.clipfrac if latest else None)),
+            ("gradient norm", number(latest.update.grad_norm if latest else None)),
+        ]
+    )
+
+
+def _losses(view: RunView) -> Table:
+    update = view.latest.update if view.latest else None
+    return _table(
+        [
+            ("policy loss", number(update.policy_loss if update else None)),
+            ("value loss", number(update.value_loss if update else None)),
+            ("entropy", number(update.entropy if update else None)),
+            ("KL", number(update.approx_kl if update else None)),
+        ]
+    )
+
+
+def _shares(view: RunView, bar_width: int) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    shares = view.time_shares
+    table = Table.grid(padding=(0, 1))
+    rows = [
+        ("environment", shares.environment if shares else 0.0),
+        ("inference", shares.inference if shares else 0.0),
+        ("training", shares.training if shares else 0.0),
+        ("other", shares.other if shares else 0.0),
+    ]
+    for label, share in rows:
+        filled = round(share * bar_width)
+        bar = Text.assemble(("━" * filled, _ACCENT), ("─" * (bar_width - filled), _LABEL))
+        table.add_row(Text(label, style=_LABEL), bar, Text(f"{share:4.0%}" if shares else "   -"))
+    return table
+
+
+def _checkpoint(view: RunView, since: float) -> Text:
+    from rich.text import Text
+
+    label = ("checkpoint  ", _LABEL)
+    saved = view.checkpoint
+    if saved is None:
+        return Text.assemble(label, ("none yet", "dim italic"))
+    return Text.assemble(label, f"{saved.path.name}  ", (f"epoch {saved.epoch}, {duration(since)} ago", _LABEL))
+
+
+def _table(rows: list[tuple[str, str]]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(justify="right", min_width=8, no_wrap=True)
+    for label, value in rows:
+        table.add_row(Text(label, style=_LABEL), Text(value))
+    return table
+
+
+def _side_by_side(blocks: list[Table], width: int) -> Table:
+    from rich.table import Table
+
+    row = Table.grid(expand=True)
+    row.width = width
+    for index in range(len(blocks)):
+        row.add_column(justify="left" if index < len(blocks) - 1 else "right")
+    row.add_row(*blocks)
+    return row
+
+
+def _start_lines(header: RunHeader) -> list[str]:
+    first = (
+        f"{header.run}: {header.agent} on {header.environment}, {header.total_parameters:,} parameters, {header.device}"
+    )
+    resumed = f"continuing at epoch {header.start_epoch}, step {header.start_agent_step:,}"
+    return [first, *header.plan, *([resumed] if header.start_agent_step else [])]
+
+
+def _print_summary(console: Console, view: RunView, outcome: RunOutcome) -> None:
+    """State, totals and the next commands; lines are never wrapped, so that commands can be copied or parsed."""
+    from rich.text import Text
+
+    trained = outcome.agent_step - view.header.start_agent_step
+    rate = f"{trained / outcome.elapsed:,.0f} steps/s" if outcome.elapsed > 0.0 else "no time at all"
+    lines = [
+        Text.assemble(
+            (outcome.state, f"bold {_STATE_STYLE[outcome.state]}"),
+            f": {view.header.run} at {outcome.agent_step:,} agent steps, epoch {outcome.epoch}, "
+            f"after {duration(outcome.elapsed)} ({rate})",
+        )
+    ]
+    if outcome.message:
+        lines.append(Text(outcome.message))
+    if view.reward is not None:
+        mean = f"{number(view.reward)} over the last {view.num_recent_episodes} episodes"
+        lines.append(_fact("reward", f"{mean}, best epoch {number(view.best_reward)}"))
+    lines.append(_fact("run folder", str(view.header.folder)))
+    if outcome.checkpoint is not None:
+        lines.append(_fact("checkpoint", str(outcome.checkpoint)))
+    for step in outcome.next_commands:
+        lines += [Text(f"to {step.purpose}:", style=_LABEL), Text(f"  {step.command}")]
+    for line in lines:
+        console.print(line, soft_wrap=True)
+
+
+def _fact(label: str, value: str) -> Text:
+    from rich.text import Text
+
+    return Text.assemble((f"{label:<12}", _LABEL), value)

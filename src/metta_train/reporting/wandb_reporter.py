@@ -1,0 +1,229 @@
+"""Reports to Weights & Biases from a thread of its own: a slow or absent server costs the training nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import secrets
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Literal
+
+from metta_train.reporting.config import WandbConfig, has_wandb_key
+from metta_train.reporting.metric_names import (
+    AGENT_STEP,
+    REWARD_VS_TOTAL_TIME,
+    TOTAL_PARAMETERS,
+    TOTAL_TIME,
+    metrics_of,
+)
+from metta_train.reporting.redaction import redact_config
+from metta_train.reporting.reporter import Reporter, RunHeader, RunOutcome
+from metta_train.specs.records import EpochRecord
+
+if TYPE_CHECKING:
+    import wandb
+
+_QUEUE_LENGTH = 1000  # epochs that may wait for wandb before the newest are left out
+_INIT_TIMEOUT = 30.0  # seconds until an unreachable server means offline
+_FINISH_TIMEOUT = 60.0  # seconds that the end of a training waits for wandb
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Metrics:
+    values: Mapping[str, float]
+    agent_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Upload:
+    path: Path
+    epoch: int
+    agent_step: int
+
+
+@dataclass(frozen=True, slots=True)
+class _End:
+    exit_code: int
+
+
+class WandbReporter(Reporter):
+    """One wandb run; every reporter has its own, also several in one process (multirun).
+
+    Nothing here raises or waits: what goes wrong with wandb becomes a warning, and metrics.jsonl stays complete.
+
+    Args:
+        config: project, names and tags.
+        mode: "online" falls back to offline when no key is configured or the server does not answer.
+        run_id: of the wandb run to go on with; None makes a new one.
+        group: used when the config names none, e.g. the sweep of a multirun job.
+        upload_interval: epochs between uploads of a checkpoint as an artifact; the last one is uploaded too. 0 = never.
+        finish_timeout: seconds that `finish` waits at most.
+    """
+
+    name = "wandb"
+
+    def __init__(
+        self,
+        config: WandbConfig,
+        *,
+        mode: Literal["online", "offline"],
+        run_id: str | None = None,
+        group: str | None = None,
+        upload_interval: int = 0,
+        finish_timeout: float = _FINISH_TIMEOUT,
+    ) -> None:
+        # wandb's own choice of an id would reuse the id of an earlier run of the same process.
+        self.run_id = run_id or secrets.token_hex(4)
+        self._config = config
+        self._mode: Literal["online", "offline"] = mode
+        self._group = config.group or group
+        self._upload_interval = upload_interval
+        self._finish_timeout = finish_timeout
+        self._uploaded_epoch = 0
+        self._last_checkpoint: _Upload | None = None
+        self._tasks: queue.Queue[_Metrics | _Upload | _End] = queue.Queue(_QUEUE_LENGTH)
+        self._thread: threading.Thread | None = None
+        self._stopped = threading.Event()
+        self._left_out = 0
+
+    def start(self, header: RunHeader) -> None:
+        self._uploaded_epoch = header.start_epoch
+        self._thread = threading.Thread(target=self._work, args=(header,), name="wandb-reporter", daemon=True)
+        self._thread.start()
+
+    def record(self, record: EpochRecord) -> None:
+        self._put(_Metrics(metrics_of(record), record.agent_step))
+
+    def checkpoint_saved(self, path: Path, epoch: int, agent_step: int) -> None:
+        if self._upload_interval == 0:
+            return
+        self._last_checkpoint = _Upload(path, epoch, agent_step)
+        if epoch - self._uploaded_epoch >= self._upload_interval:
+            self._upload(self._last_checkpoint)
+
+    def finish(self, outcome: RunOutcome) -> None:
+        if self._thread is None:
+            return
+        deadline = monotonic() + self._finish_timeout
+        last = self._last_checkpoint
+        if outcome.state == "done" and last is not None and last.epoch != self._uploaded_epoch:
+            self._upload(last)
+        with suppress(queue.Full):  # then the thread hangs, and the message below says so
+            self._tasks.put(_End(exit_code=0 if outcome.state == "done" else 1), timeout=self._finish_timeout)
+        self._thread.join(timeout=max(0.0, deadline - monotonic()))
+        if self._thread.is_alive():
+            logger.warning(
+                "wandb did not finish within %.0f s; `wandb sync` on the folder below wandb/ uploads the rest",
+                self._finish_timeout,
+            )
+        elif self._left_out:
+            logger.warning("wandb was too slow for %d epochs; metrics.jsonl has all of them", self._left_out)
+
+    def _upload(self, upload: _Upload) -> None:
+        self._put(upload)
+        self._uploaded_epoch = upload.epoch
+
+    def _put(self, task: _Metrics | _Upload) -> None:
+        if self._stopped.is_set():
+            return
+        try:
+            self._tasks.put_nowait(task)
+        except queue.Full:
+            self._left_out += 1
+
+    def _work(self, header: RunHeader) -> None:
+        try:
+            run = self._open(header)
+            exit_code = 1
+            try:
+                exit_code = self._forward(run)
+            finally:
+                run.finish(exit_code=exit_code)
+        except Exception as error:  # the boundary of this thread: whatever wandb raises must not end the training
+            logger.warning("wandb stopped reporting (%s); metrics.jsonl stays complete", _first_line(error))
+            logger.debug("the failure in wandb", exc_info=True)
+        finally:
+            self._stopped.set()
+
+    def _open(self, header: RunHeader) -> wandb.Run:
+        import wandb
+
+        mode = self._mode
+        # Without a key wandb would ask for one on the terminal, below the dashboard.
+        if mode == "online" and not has_wandb_key(os.environ, Path.home()):
+            logger.warning(
+                "no wandb key is configured (`wandb login`); reporting offline into %s", header.folder / "wandb"
+            )
+            mode = "offline"
+        try:
+            run = self._init(header, mode)
+        except wandb.Error as error:
+            if mode == "offline":
+                raise
+            logger.warning("wandb cannot be reached (%s); reporting offline", _first_line(error))
+            run = self._init(header, "offline")
+        run.define_metric("metric/*")
+        run.define_metric("*", step_metric=AGENT_STEP)
+        run.define_metric(REWARD_VS_TOTAL_TIME, step_metric=TOTAL_TIME)
+        run.summary[TOTAL_PARAMETERS] = header.total_parameters
+        return run
+
+    def _init(self, header: RunHeader, mode: Literal["online", "offline"]) -> wandb.Run:
+        import wandb
+
+        config = self._config
+        return wandb.init(
+            project=config.project,
+            entity=config.entity,
+            group=self._group,
+            name=config.name or header.run,
+            tags=list(config.tags),
+            notes=config.notes,
+            job_type=config.job_type,
+            id=self.run_id,
+            resume="allow",
+            reinit="create_new",
+            mode=mode,
+            dir=str(header.folder),
+            config=redact_config(header.config),
+            save_code=False,
+            allow_val_change=True,  # a continued run may have other intervals or another length
+            settings=wandb.Settings(
+                init_timeout=_INIT_TIMEOUT,
+                console="off",  # wandb would wrap stdout and stderr and tear the dashboard
+                silent=True,
+                x_disable_meta=True,  # the metadata has the command line as it was typed, secrets included
+            ),
+        )
+
+    def _forward(self, run: wandb.Run) -> int:
+        """Pass tasks on until the end; returns the exit code for wandb."""
+        while True:
+            task = self._tasks.get()
+            match task:
+                case _Metrics():
+                    run.log(dict(task.values), step=task.agent_step)
+                case _Upload():
+                    self._log_artifact(run, task)
+                case _End():
+                    return task.exit_code
+
+    def _log_artifact(self, run: wandb.Run, upload: _Upload) -> None:
+        import wandb
+
+        metadata = {"epoch": upload.epoch, "agent_step": upload.agent_step}
+        artifact = wandb.Artifact(name=self.run_id, type="model", metadata=metadata)
+        artifact.add_dir(str(upload.path))
+        run.log_artifact(artifact)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

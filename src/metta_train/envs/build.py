@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from metta_train.envs.config import EnvConfig, MettaGridEnvConfig
+from metta_train.envs.config import EnvConfig
 from metta_train.envs.environment import Environment
+from metta_train.envs.factory import environment_factory
 from metta_train.envs.in_process import InProcessVectorEnv
 from metta_train.envs.vector import VectorEnv
+from metta_train.envs.workers import WorkerVectorEnv
 from metta_train.specs.environment_spec import EnvironmentSpec
 
 
@@ -49,15 +49,6 @@ def make_vector_env(
             rank=rank,
             desync_episodes=config.desync_episodes,
         )
-    raise NotImplementedError
-
-
-def environment_factory(config: EnvConfig) -> tuple[EnvironmentSpec, Callable[[], Environment]]:
-    """The spec, and a function that makes environments of it."""
-    # A backend is imported when it is used: a Gymnasium run does not load MettaGrid.
-    if isinstance(config, MettaGridEnvConfig):
-        from metta_train.envs.mettagrid import MettaGridEnvironment, load_game
-
-        game = load_game(config)
-        return game.spec, lambda: MettaGridEnvironment(game)
-    raise NotImplementedError
+    return WorkerVectorEnv(
+        spec, config, num_envs=num_envs, num_workers=num_workers, num_slices=num_slices, seed=seed, rank=rank
+    )

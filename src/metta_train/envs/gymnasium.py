@@ -1,0 +1,98 @@
+"""A Gymnasium environment as an `Environment` with one agent."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from metta_train.envs.config import GymnasiumEnvConfig
+from metta_train.envs.environment import EnvBuffers, Environment
+from metta_train.specs.action_table import ActionTable
+from metta_train.specs.environment_spec import BoxObservation, EnvironmentSpec
+from metta_train.specs.random_streams import derived_seed
+
+MAX_SEED = 2**31  # what every environment takes; larger seeds are folded
+
+
+class GymnasiumEnvironment(Environment):
+    """Termination and truncation stay apart, as the environment reports them.
+
+    float64 observations are handed on as float32, the type of the policies' weights.
+
+    Raises:
+        ValueError: an unknown id, arguments that the environment refuses, or spaces other than Box and Discrete.
+    """
+
+    def __init__(self, config: GymnasiumEnvConfig) -> None:
+        self._env = _make(config)
+        self._spec = _spec_of(config, self._env)
+        actions = self._env.action_space
+        assert isinstance(actions, gymnasium.spaces.Discrete)
+        self._first_action = int(actions.start)
+        self._buffers: EnvBuffers | None = None
+
+    @property
+    def spec(self) -> EnvironmentSpec:
+        return self._spec
+
+    @property
+    def episode_limit(self) -> int | None:
+        return None if self._env.spec is None else self._env.spec.max_episode_steps
+
+    def bind(self, buffers: EnvBuffers) -> None:
+        self._buffers = buffers
+
+    def reset(self, seed: int) -> None:
+        observation, _ = self._env.reset(seed=derived_seed(seed, "gymnasium") % MAX_SEED)
+        self._write(observation, reward=0.0, terminated=False, truncated=False)
+
+    def step(self, actions: NDArray[np.int32]) -> None:
+        observation, reward, terminated, truncated, _ = self._env.step(self._first_action + int(actions[0]))
+        self._write(observation, reward=float(reward), terminated=terminated, truncated=truncated)
+
+    def _write(self, observation: object, *, reward: float, terminated: bool, truncated: bool) -> None:
+        buffers = self._buffers
+        assert buffers is not None, "bind comes first"
+        buffers.observations[0] = observation
+        buffers.rewards[0] = reward
+        buffers.terminations[0] = terminated
+        buffers.truncations[0] = truncated
+
+    def episode_stats(self) -> Mapping[str, float]:
+        return {}
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def _make(config: GymnasiumEnvConfig) -> gymnasium.Env[object, int]:
+    try:
+        return gymnasium.make(
+            config.id, max_episode_steps=config.max_steps, disable_env_checker=True, **config.kwargs
+        )
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ValueError(f"env.id={config.id}: a package that it needs is not installed: {error}") from None
+    except (gymnasium.error.Error, ModuleNotFoundError) as error:
+        near = difflib.get_close_matches(config.id, list(gymnasium.registry), n=1, cutoff=0.0)[0]
+        raise ValueError(f"env.id: got {config.id!r}, which Gymnasium does not know ({error}); nearest is {near!r}") from None
+    except TypeError as error:
+        raise ValueError(f"env.kwargs: {config.id} does not take {dict(config.kwargs)}: {error}") from None
+
+
+def _spec_of(config: GymnasiumEnvConfig, env: gymnasium.Env[object, int]) -> EnvironmentSpec:
+    observations, actions = env.observation_space, env.action_space
+    if not isinstance(observations, gymnasium.spaces.Box):
+        raise ValueError(f"env.id={config.id}: observation space must be a Box, got {observations}")
+    if not isinstance(actions, gymnasium.spaces.Discrete):
+        raise ValueError(f"env.id={config.id}: action space must be Discrete, got {actions}")
+    dtype = "float32" if observations.dtype == np.float64 else np.dtype(observations.dtype).name
+    return EnvironmentSpec(
+        name=config.id,
+        num_agents=1,
+        observation=BoxObservation(shape=observations.shape, dtype=dtype),
+        actions=ActionTable.discrete([f"action_{index}" for index in range(int(actions.n))]),
+    )

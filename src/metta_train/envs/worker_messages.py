@@ -1,0 +1,52 @@
+"""What the trainer and its env workers tell each other; observations and actions go through shared memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metta_train.envs.config import EnvConfig
+from metta_train.specs.environment_spec import EnvironmentSpec
+from metta_train.specs.records import EpisodeRecord
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerPlan:
+    """First message to a worker: what it runs. It answers `WorkerReady`."""
+
+    config: EnvConfig
+    num_envs: int  # of the whole vector env
+    envs: tuple[tuple[int, ...], ...]  # per slice, the envs of this worker
+    seed: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    spec: EnvironmentSpec
+
+
+@dataclass(frozen=True, slots=True)
+class ResetEnvs:
+    """Reset the worker's envs of one slice; answered by `SliceDone`."""
+
+    slice_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepEnvs:
+    """Step the worker's envs of one slice with the actions in shared memory; answered by `SliceDone`."""
+
+    slice_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class SliceDone:
+    slice_index: int
+    episodes: tuple[EpisodeRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerFailed:
+    """The worker's last words."""
+
+    traceback: str

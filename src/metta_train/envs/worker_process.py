@@ -1,0 +1,76 @@
+"""The process of one env worker: it waits for a message, steps its envs in shared memory, and answers.
+
+Nothing here imports torch, so a worker starts fast and stays small.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import traceback
+from multiprocessing.connection import Connection
+
+from metta_train.envs.factory import environment_factory
+from metta_train.envs.row_buffers import RowBuffers
+from metta_train.envs.shared_block import SharedBlock
+from metta_train.envs.slot import EnvSlot
+from metta_train.envs.worker_messages import ResetEnvs, SliceDone, StepEnvs, WorkerFailed, WorkerPlan, WorkerReady
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def main() -> None:
+    """Serve until the trainer closes its end of the connection, or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
+    connection, memory, parent = (int(argument) for argument in sys.argv[2:5])
+    _die_with(parent)
+    with Connection(connection) as trainer:
+        try:
+            _serve(trainer, SharedBlock.open(memory))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return  # the trainer is done with us, or gone
+        except Exception:  # whatever it is, the trainer shall show it
+            trainer.send(WorkerFailed(traceback.format_exc()))
+
+
+def _die_with(parent: int) -> None:
+    """Between messages the end of the connection tells; this also ends a worker that is busy or stuck."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the trainer is gone")
+
+
+def _serve(trainer: Connection, memory: memoryview | bytearray) -> None:
+    plan = trainer.recv()
+    assert isinstance(plan, WorkerPlan)
+    spec, make_environment = environment_factory(plan.config)
+    buffers = RowBuffers.over(memory, spec, plan.num_envs)
+    slots = {
+        env: EnvSlot(
+            make_environment(),
+            buffers.of_env(env),
+            buffers.final_observations[buffers.env_rows(env)],
+            slot=env,
+            seed=plan.seed,
+            rank=plan.rank,
+            desync_episodes=plan.config.desync_episodes,
+        )
+        for envs in plan.envs
+        for env in envs
+    }
+    trainer.send(WorkerReady(spec))
+    while True:
+        message = trainer.recv()
+        episodes = []
+        for env in plan.envs[message.slice_index]:
+            match message:
+                case ResetEnvs():
+                    slots[env].reset()
+                case StepEnvs():
+                    record = slots[env].step(buffers.actions[buffers.env_rows(env)])
+                    if record is not None:
+                        episodes.append(record)
+        trainer.send(SliceDone(message.slice_index, tuple(episodes)))

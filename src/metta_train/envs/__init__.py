@@ -1,0 +1,1 @@
+"""Environments: one at a time, many at once, in this process or in workers."""

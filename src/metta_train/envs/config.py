@@ -17,7 +17,9 @@ class FeatureOverride(ConfigModel):
     """What the policy is told about one token feature; null leaves what stands there."""
 
     normalization: Annotated[float, Field(gt=0.0)] | None = None
-    categories: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] | None = None  # 0 = scalar; auto = as many as exist
+    categories: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] | None = (
+        None  # 0 = scalar; auto = as many as exist
+    )
     omit: bool | None = None  # true: not shown to the policy, its tokens are ignored
 
 
@@ -67,7 +69,6 @@ class ArenaTask(ConfigModel):
     altar: ConverterConfig
     default_limit: Annotated[int, Field(gt=0, le=255)]
     heart_limit: Annotated[int, Field(gt=0, le=255)]
-    freeze_ticks: Annotated[int, Field(gt=0, le=255)]
     rewards: dict[str, float]  # by resource, for the first unit held; hearts have no such limit
     heart_reward: float
     window: Annotated[int, Field(ge=3, le=15)]

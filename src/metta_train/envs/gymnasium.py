@@ -57,7 +57,7 @@ class GymnasiumEnvironment(Environment):
     def _write(self, observation: object, *, reward: float, terminated: bool, truncated: bool) -> None:
         buffers = self._buffers
         assert buffers is not None, "bind comes first"
-        buffers.observations[0] = observation
+        buffers.observations[0] = np.asarray(observation)
         buffers.rewards[0] = reward
         buffers.terminations[0] = terminated
         buffers.truncations[0] = truncated
@@ -71,14 +71,14 @@ class GymnasiumEnvironment(Environment):
 
 def _make(config: GymnasiumEnvConfig) -> gymnasium.Env[object, int]:
     try:
-        return gymnasium.make(
-            config.id, max_episode_steps=config.max_steps, disable_env_checker=True, **config.kwargs
-        )
+        return gymnasium.make(config.id, max_episode_steps=config.max_steps, disable_env_checker=True, **config.kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
         raise ValueError(f"env.id={config.id}: a package that it needs is not installed: {error}") from None
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         near = difflib.get_close_matches(config.id, list(gymnasium.registry), n=1, cutoff=0.0)[0]
-        raise ValueError(f"env.id: got {config.id!r}, which Gymnasium does not know ({error}); nearest is {near!r}") from None
+        raise ValueError(
+            f"env.id: got {config.id!r}, which Gymnasium does not know ({error}); nearest is {near!r}"
+        ) from None
     except TypeError as error:
         raise ValueError(f"env.kwargs: {config.id} does not take {dict(config.kwargs)}: {error}") from None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import yaml
 from mettagrid.config.mettagrid_config import MettaGridConfig
@@ -47,7 +46,7 @@ def _parse(path: str) -> object:
         raise ValueError(f"env.config={path}: is not YAML: {reason}") from None
 
 
-def _refuse_foreign_types(data: Any, path: str, key: str) -> None:
+def _refuse_foreign_types(data: object, path: str, key: str) -> None:
     """MettaGrid imports the class that a map's `type` names, so only the library's own are let through."""
     if isinstance(data, dict):
         named = data.get("type")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from mmap import mmap
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,7 +35,7 @@ class RowBuffers:
         return sum(_aligned(dtype, shape) for dtype, shape in _layout(spec, num_envs))
 
     @classmethod
-    def over(cls, memory: memoryview | bytearray, spec: EnvironmentSpec, num_envs: int) -> RowBuffers:
+    def over(cls, memory: mmap | bytearray, spec: EnvironmentSpec, num_envs: int) -> RowBuffers:
         """Views of `memory`, which holds zeros."""
         arrays = []
         offset = 0

@@ -22,6 +22,8 @@ class WorkerPlan:
 
 @dataclass(frozen=True, slots=True)
 class WorkerReady:
+    """The worker has built its envs."""
+
     spec: EnvironmentSpec
 
 
@@ -41,6 +43,8 @@ class StepEnvs:
 
 @dataclass(frozen=True, slots=True)
 class SliceDone:
+    """The worker's envs of a slice have written their step or first observations."""
+
     slice_index: int
     episodes: tuple[EpisodeRecord, ...]
 

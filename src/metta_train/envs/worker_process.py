@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from mmap import mmap
 from multiprocessing.connection import Connection
 
 from metta_train.envs.factory import environment_factory
@@ -43,7 +44,7 @@ def _die_with(parent: int) -> None:
         sys.exit("the trainer is gone")
 
 
-def _serve(trainer: Connection, memory: memoryview | bytearray) -> None:
+def _serve(trainer: Connection, memory: mmap) -> None:
     plan = trainer.recv()
     assert isinstance(plan, WorkerPlan)
     spec, make_environment = environment_factory(plan.config)

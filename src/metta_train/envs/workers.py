@@ -30,8 +30,7 @@ KILL_SECONDS = 1.0  # after SIGTERM
 
 # A worker finds the same code as the trainer, whose sys.path it gets.
 BOOTSTRAP = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from metta_train.envs.worker_process import main; main()"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from metta_train.envs.worker_process import main; main()"
 )
 
 # One thread per worker: the numeric libraries would otherwise start one per core in each.

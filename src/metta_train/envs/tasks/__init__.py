@@ -1,0 +1,1 @@
+"""The MettaGrid games that ship with metta-train."""

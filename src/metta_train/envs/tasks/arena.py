@@ -6,16 +6,16 @@ What its engine had and this one lacks is expressed like this:
   `cooldown` resource down, one makes a product where the input is there, the cooldown is over and there is room.
   As in the original a product takes one tick to make, so that a busy mine yields every `cooldown + 1` ticks.
 * To use an object is to move into it: one move takes all products and puts one product's input in.
-* A frozen agent holds the resource `frozen`, which shrinks by one per tick; its moves fail until none is left.
-* Moving into an agent attacks it. In the original an attack chose among the nine cells ahead.
+* Moving into an agent attacks it, at the cost of a laser; in the original an attack chose among the nine cells ahead.
+  A hit takes all that the target holds. It does not freeze the target for 10 ticks: this engine ignores conditions on
+  moving. Both are beside the point here, as in the original: the map offers no lasers.
 * Blocks are walls: nothing swaps places with them.
 """
 
 from __future__ import annotations
 
-from mettagrid.config.action_config import ActionsConfig, ChangeVibeActionConfig, MoveActionConfig
+from mettagrid.config.action_config import ActionsConfig, ChangeVibeActionConfig
 from mettagrid.config.event_config import EventConfig, periodic
-from mettagrid.config.filter import TargetIsUsableFilter, TargetLocEmptyFilter
 from mettagrid.config.handler_config import (
     AnyHandler,
     Handler,
@@ -38,7 +38,6 @@ from mettagrid.config.mettagrid_config import (
     ResourceLimitsConfig,
     WallConfig,
 )
-from mettagrid.config.mutation import RelocateMutation, UseTargetMutation
 from mettagrid.config.obs_config import ObsConfig
 from mettagrid.config.query import query
 from mettagrid.config.reward_config import AgentReward, inventoryReward
@@ -50,7 +49,6 @@ from metta_train.envs.tasks.rooms import RoomsMap
 
 ITEMS = ["ore_red", "battery_red", "heart", "laser", "armor", "blueprint"]  # what an attacker can take
 COOLDOWN = "cooldown"  # held by converters: ticks until the next product may begin
-FROZEN = "frozen"  # held by agents: ticks until they can move again
 
 
 def arena_game(task: ArenaTask) -> MettaGridConfig:
@@ -86,22 +84,55 @@ def arena_game_on(task: ArenaTask, *, num_agents: int, map_builder: MapBuilderCo
     return MettaGridConfig(
         label="arena",
         game=GameConfig(
-            resource_names=[*ITEMS, FROZEN, COOLDOWN],
+            resource_names=[*ITEMS, COOLDOWN],
             num_agents=num_agents,
             max_steps=task.max_steps,
             obs=ObsConfig(width=task.window, height=task.window, num_tokens=task.num_tokens),
             protocol_details_obs=False,
-            actions=ActionsConfig(
-                move=MoveActionConfig(handlers=_moves()), change_vibe=ChangeVibeActionConfig(enabled=False)
-            ),
+            actions=ActionsConfig(change_vibe=ChangeVibeActionConfig(enabled=False)),
             agent=AgentConfig(
                 inventory=InventoryConfig(
                     default_limit=task.default_limit,
                     limits={"heart": ResourceLimitsConfig(base=task.heart_limit, resources=["heart"])},
                 ),
                 rewards=_rewards(task),
-                on_tick=Handler(filters=[actorHas({FROZEN: 1})], mutations=[updateActor({FROZEN: -1})]),
-                on_use_handler=_attack(task.freeze_ticks),
+                on_use_handler=_attack(),
+            ),
+            objects={
+                "mine_red": task.mine.count,
+                "generator_red": task.generator.count,
+                "altar": task.altar.count,
+                "wall": task.walls + task.blocks,
+            },
+        ),
+    )
+
+
+def arena_game_on(task: ArenaTask, *, num_agents: int, map_builder: MapBuilderConfig) -> MettaGridConfig:
+    """The rules of the task on any map."""
+    mine = _Converter("mine_red", None, "ore_red", task.mine)
+    generator = _Converter("generator_red", "ore_red", "battery_red", task.generator)
+    altar = _Converter("altar", "battery_red", "heart", task.altar)
+    converters = (mine, generator, altar)
+    return MettaGridConfig(
+        label="arena",
+        game=GameConfig(
+            resource_names=[*ITEMS, COOLDOWN],
+            num_agents=num_agents,
+            max_steps=task.max_steps,
+            obs=ObsConfig(width=task.window, height=task.window, num_tokens=task.num_tokens),
+            protocol_details_obs=False,
+            actions=ActionsConfig(change_vibe=ChangeVibeActionConfig(enabled=False)),
+            agent=AgentConfig(
+                inventory=InventoryConfig(
+                    default_limit=task.default_limit,
+                    limits={"heart": ResourceLimitsConfig(base=task.heart_limit, resources=["heart"])},
+                ),
+                rewards=_rewards(task),
+                on_tick=Handler(
+                    filters=[isNot(actorHas({MOBILITY: full_mobility}))], mutations=[updateActor({MOBILITY: 1})]
+                ),
+                on_use_handler=_attack(full_mobility),
             ),
             objects={"wall": WallConfig(), **{converter.name: converter.object() for converter in converters}},
             events={event.name: event for converter in converters for event in converter.events(task.max_steps)},
@@ -158,26 +189,14 @@ class _Converter:
         return make, count_down
 
 
-def _moves() -> list[Handler]:
-    free = isNot(actorHas({FROZEN: 1}))
-    return [
-        Handler(name="relocate", filters=[free, TargetLocEmptyFilter()], mutations=[RelocateMutation()]),
-        Handler(name="use", filters=[free, TargetIsUsableFilter()], mutations=[UseTargetMutation()]),
-    ]
-
-
-def _attack(freeze_ticks: int) -> AnyHandler | None:
-    """Costs a laser; an armor stops it at the cost of the armor, else the target freezes and loses all it holds."""
-    armed = [actorHas({"laser": 1}), isNot(targetHas({FROZEN: 1}))]
+def _attack() -> AnyHandler | None:
+    """One armor of the target stops it and is used up."""
+    armed = actorHas({"laser": 1})
     cost = updateActor({"laser": -1})
     blocked = Handler(
-        name="blocked", filters=[*armed, targetHas({"armor": 1})], mutations=[cost, updateTarget({"armor": -1})]
+        name="blocked", filters=[armed, targetHas({"armor": 1})], mutations=[cost, updateTarget({"armor": -1})]
     )
-    hit = Handler(
-        name="hit",
-        filters=armed,
-        mutations=[cost, updateTarget({FROZEN: freeze_ticks}), withdraw(dict.fromkeys(ITEMS, -1))],
-    )
+    hit = Handler(name="hit", filters=[armed], mutations=[cost, withdraw(dict.fromkeys(ITEMS, -1))])
     return firstMatch([blocked, hit])
 
 

@@ -77,10 +77,11 @@ def arena_game(task: ArenaTask) -> MettaGridConfig:
 
 def arena_game_on(task: ArenaTask, *, num_agents: int, map_builder: MapBuilderConfig) -> MettaGridConfig:
     """The rules of the task on any map."""
-    mine = _Converter("mine_red", None, "ore_red", task.mine)
-    generator = _Converter("generator_red", "ore_red", "battery_red", task.generator)
-    altar = _Converter("altar", "battery_red", "heart", task.altar)
-    converters = (mine, generator, altar)
+    converters = (
+        _Converter("mine_red", None, "ore_red", task.mine),
+        _Converter("generator_red", "ore_red", "battery_red", task.generator),
+        _Converter("altar", "battery_red", "heart", task.altar),
+    )
     return MettaGridConfig(
         label="arena",
         game=GameConfig(
@@ -97,42 +98,6 @@ def arena_game_on(task: ArenaTask, *, num_agents: int, map_builder: MapBuilderCo
                 ),
                 rewards=_rewards(task),
                 on_use_handler=_attack(),
-            ),
-            objects={
-                "mine_red": task.mine.count,
-                "generator_red": task.generator.count,
-                "altar": task.altar.count,
-                "wall": task.walls + task.blocks,
-            },
-        ),
-    )
-
-
-def arena_game_on(task: ArenaTask, *, num_agents: int, map_builder: MapBuilderConfig) -> MettaGridConfig:
-    """The rules of the task on any map."""
-    mine = _Converter("mine_red", None, "ore_red", task.mine)
-    generator = _Converter("generator_red", "ore_red", "battery_red", task.generator)
-    altar = _Converter("altar", "battery_red", "heart", task.altar)
-    converters = (mine, generator, altar)
-    return MettaGridConfig(
-        label="arena",
-        game=GameConfig(
-            resource_names=[*ITEMS, COOLDOWN],
-            num_agents=num_agents,
-            max_steps=task.max_steps,
-            obs=ObsConfig(width=task.window, height=task.window, num_tokens=task.num_tokens),
-            protocol_details_obs=False,
-            actions=ActionsConfig(change_vibe=ChangeVibeActionConfig(enabled=False)),
-            agent=AgentConfig(
-                inventory=InventoryConfig(
-                    default_limit=task.default_limit,
-                    limits={"heart": ResourceLimitsConfig(base=task.heart_limit, resources=["heart"])},
-                ),
-                rewards=_rewards(task),
-                on_tick=Handler(
-                    filters=[isNot(actorHas({MOBILITY: full_mobility}))], mutations=[updateActor({MOBILITY: 1})]
-                ),
-                on_use_handler=_attack(full_mobility),
             ),
             objects={"wall": WallConfig(), **{converter.name: converter.object() for converter in converters}},
             events={event.name: event for converter in converters for event in converter.events(task.max_steps)},

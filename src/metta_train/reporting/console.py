@@ -374,13 +374,19 @@ def _print_summary(console: Console, view: RunView, outcome: RunOutcome) -> None
     if view.reward is not None:
         mean = f"{number(view.reward)} over the last {view.num_recent_episodes} episodes"
         lines.append(_fact("reward", f"{mean}, best epoch {number(view.best_reward)}"))
-    lines.append(_fact("run folder", str(view.header.folder)))
+    lines.append(_fact("run folder", _shown_path(view.header.folder)))
     if outcome.checkpoint is not None:
-        lines.append(_fact("checkpoint", str(outcome.checkpoint)))
+        lines.append(_fact("checkpoint", _shown_path(outcome.checkpoint)))
     for step in outcome.next_commands:
         lines += [Text(f"to {step.purpose}:", style=_LABEL), Text(f"  {step.command}")]
     for line in lines:
         console.print(line, soft_wrap=True)
+
+
+def _shown_path(path: Path) -> str:
+    """Relative when it lies below the working directory."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _fact(label: str, value: str) -> Text:

@@ -12,21 +12,20 @@ _LENGTH_KEY = "trainer.total_timesteps"
 
 
 def continue_commands(
-    program: str, overrides: Sequence[str], *, run: str, total_timesteps: int, agent_step: int
+    command: Sequence[str], *, run: str, total_timesteps: int, agent_step: int
 ) -> tuple[NextCommand, ...]:
     """How to go on: the same command, and once the run has its full length, the same with twice the length.
 
     Args:
-        program: e.g. "metta-train".
-        overrides: the arguments of this run (of this job, in a multirun).
+        command: the program, e.g. "metta-train", and its arguments (those of this job, in a multirun).
         run: its name; added when the arguments do not give it.
         total_timesteps: agent steps asked for.
         agent_step: agent steps done.
     """
-    arguments = [argument for argument in redact_argv(overrides) if not argument.startswith("run=")]
+    arguments = [argument for argument in redact_argv(command) if not argument.startswith("run=")]
     arguments.append(f"run={run}")
     if agent_step < total_timesteps:
-        return (NextCommand("continue the run", shlex.join([program, *arguments])),)
+        return (NextCommand("continue the run", shlex.join(arguments)),)
     arguments = [argument for argument in arguments if argument.lstrip("+").partition("=")[0] != _LENGTH_KEY]
     arguments.append(f"{_LENGTH_KEY}={2 * total_timesteps}")
-    return (NextCommand("train it for twice as long", shlex.join([program, *arguments])),)
+    return (NextCommand("train it for twice as long", shlex.join(arguments)),)

@@ -27,10 +27,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal
 
-import safetensors
-import safetensors.torch
 import torch
 from pydantic import ConfigDict, Field, JsonValue, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as render_safetensors
 from torch import Tensor
 
 from metta_train.reporting.storage import storage_errors, sync_folder, write_durably
@@ -269,7 +270,7 @@ def _render_tensors(what: str, tensors: Mapping[str, Tensor]) -> bytes:
             )
         plain[name] = tensor
     assert len(plain) <= _MAX_TENSORS, f"{len(plain)} {what} tensors exceed the limit of {_MAX_TENSORS}"
-    return safetensors.torch.save(plain)
+    return render_safetensors(plain)
 
 
 def _render_json(file: ConfigModel) -> bytes:
@@ -411,8 +412,8 @@ def _parse_tensors(path: Path, name: str, content: bytes) -> dict[str, Tensor]:
     if header_bytes > _MAX_TENSOR_HEADER_BYTES:
         raise DamagedCheckpointError(f"{path}: {name} has a header of {header_bytes} bytes")
     try:
-        tensors = safetensors.torch.load(content)
-    except safetensors.SafetensorError as error:
+        tensors = parse_safetensors(content)
+    except SafetensorError as error:
         raise DamagedCheckpointError(f"{path}: {name} is not a safetensors file ({error})") from error
     if len(tensors) > _MAX_TENSORS:
         raise DamagedCheckpointError(f"{path}: {name} has {len(tensors)} tensors, more than {_MAX_TENSORS}")

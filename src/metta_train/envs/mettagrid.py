@@ -13,7 +13,7 @@ from mettagrid.map_builder.map_builder import HasSeed, MapBuilderConfig
 from mettagrid.mettagrid_c import MettaGrid
 from numpy.typing import NDArray
 
-from metta_train.envs.config import ArenaTask, ForageTask, MettaGridEnvConfig
+from metta_train.envs.config import ArenaTask, FeatureOverrides, ForageTask, MettaGridEnvConfig
 from metta_train.envs.environment import EnvBuffers, Environment
 from metta_train.envs.mettagrid_files import read_game
 from metta_train.envs.tasks.arena import arena_game
@@ -42,8 +42,6 @@ def load_game(config: MettaGridEnvConfig) -> MettaGridGame:
         ValueError: an unreadable or invalid file, a game without a time limit, or overrides that fit nothing.
     """
     game, task_features = _game_and_features(config)
-    if config.max_steps is not None:
-        game.game.max_steps = config.max_steps
     if game.game.max_steps == 0:
         raise ValueError("env.max_steps: the game has no time limit (max_steps 0); set env.max_steps, e.g. to 1000")
     if game.game.talk.enabled:
@@ -52,21 +50,24 @@ def load_game(config: MettaGridEnvConfig) -> MettaGridGame:
     return MettaGridGame(config=game, spec=_spec_of(game, [*task_features, config.features]))
 
 
-def _game_and_features(config: MettaGridEnvConfig) -> tuple[MettaGridConfig, list[dict]]:
+def _game_and_features(config: MettaGridEnvConfig) -> tuple[MettaGridConfig, list[FeatureOverrides]]:
+    limit = {} if config.max_steps is None else {"max_steps": config.max_steps}
     if config.config is not None:
         game = read_game(config.config)
+        game.game = game.game.model_copy(update=limit)
         _check_starts(game, config.config)
         return game, []
     match config.task:
+        # The limit goes into the task, whose events may depend on it.
         case ForageTask() as task:
-            return forage_game(task), [task.features]
+            return forage_game(task.model_copy(update=limit)), [task.features]
         case ArenaTask() as task:
-            return arena_game(task), [task.features]
+            return arena_game(task.model_copy(update=limit)), [task.features]
         case None:
             raise AssertionError("the config model demands a file or a task")
 
 
-def _spec_of(game: MettaGridConfig, overrides: list[dict]) -> EnvironmentSpec:
+def _spec_of(game: MettaGridConfig, overrides: list[FeatureOverrides]) -> EnvironmentSpec:
     obs = game.game.obs
     return EnvironmentSpec(
         name=game.label,

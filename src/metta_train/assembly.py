@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -20,10 +19,9 @@ from metta_train.policies.build import build_policy_from
 from metta_train.policies.policy import Policy
 from metta_train.policies.uniform import UniformPolicy
 from metta_train.policies.weights import WeightAnchors
-from metta_train.reporting.console import ConsoleReporter
-from metta_train.reporting.jsonl import JsonlReporter
-from metta_train.reporting.reporter import NextCommand, Reporters, RunHeader, RunOutcome
-from metta_train.reporting.wandb_reporter import WandbReporter
+from metta_train.reporting.next_commands import continue_commands
+from metta_train.reporting.reporter import RunHeader, RunOutcome
+from metta_train.reporting.run_reporting import RunReporting, run_reporting
 from metta_train.run_config import RunConfig
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.random_streams import derived_seed
@@ -61,12 +59,15 @@ class _Design:
     schedules: Schedules
 
 
-def train(config: RunConfig, command: Sequence[str] = ()) -> Generator[EpochRecord, None, RunOutcome]:
+def train(
+    config: RunConfig, command: Sequence[str] = (), sweep: str | None = None
+) -> Generator[EpochRecord, None, RunOutcome]:
     """Train, or continue the run of this name from its newest good checkpoint.
 
     Args:
         config: the whole run.
         command: how the program was called; recorded, and suggested again at the end.
+        sweep: the multirun that this run is a job of.
 
     Yields:
         One record per epoch.
@@ -83,17 +84,25 @@ def train(config: RunConfig, command: Sequence[str] = ()) -> Generator[EpochReco
         folder = stack.enter_context(RunFolder.open(Path(config.data_dir), config.run))
         checkpoints.remove_unfinished(folder.paths.checkpoints)
         checkpoint = checkpoints.newest_good(folder.paths.checkpoints)
-        for change in folder.adopt_config(config.plain(), resuming=checkpoint is not None):
-            logger.info("changed since the last start: %s", change)
+        changes = folder.adopt_config(config.plain(), resuming=checkpoint is not None)
         folder.record_invocation(command)
-        state = _training_state(design, checkpoint)
         progress = Progress() if checkpoint is None else checkpoint.state.progress
+        reporting = stack.enter_context(
+            run_reporting(
+                folder.paths.metrics,
+                folder.paths.log,
+                config.wandb,
+                wandb_run_id=None if checkpoint is None else checkpoint.state.wandb_run_id,
+                sweep=sweep,
+                upload_interval=config.trainer.checkpoint.wandb_checkpoint_interval,
+            )
+        )
         if checkpoint is not None:
             logger.info("continuing from %s", checkpoint.path)
-        run_id = None if checkpoint is None else checkpoint.state.wandb_run_id
-        wandb = WandbReporter(config.wandb, folder.paths.wandb, run_id)
-        reporters = Reporters([JsonlReporter(folder.paths.metrics), ConsoleReporter(), wandb])
-        trainer = _trainer(design, folder, state, progress, reporters, wandb, stack)
+        for change in changes:
+            logger.info("changed since the last start: %s", change)
+        trainer = _trainer(design, folder, _training_state(design, checkpoint), progress, reporting, stack)
+        reporters = reporting.reporters
         reporters.start(_header(design, folder, progress))
         reward: float | None = None
         try:
@@ -151,7 +160,8 @@ def _design(config: RunConfig) -> _Design:
 
 def _configure_torch(config: RunConfig, plan: BatchPlan) -> None:
     torch.set_num_threads(plan.learner_threads)
-    torch.set_float32_matmul_precision("high")
+    if torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")  # TF32; the CPU stays exact
     if config.torch_deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with a fixed workspace
     torch.use_deterministic_algorithms(config.torch_deterministic)
@@ -189,8 +199,7 @@ def _trainer(
     folder: RunFolder,
     state: TrainingState,
     progress: Progress,
-    reporters: Reporters,
-    wandb: WandbReporter,
+    reporting: RunReporting,
     stack: ExitStack,
 ) -> Trainer:
     config, plan, policy = design.config, design.plan, design.policy
@@ -218,7 +227,7 @@ def _trainer(
     )
 
     def save(progress: Progress, evaluation: EvaluationScores | None) -> Path:
-        return state.save(folder.paths.checkpoints, progress, evaluation, wandb.run_id)
+        return state.save(folder.paths.checkpoints, progress, evaluation, reporting.wandb_run_id)
 
     return Trainer(
         plan=TrainingPlan(
@@ -231,9 +240,7 @@ def _trainer(
             profile_folder=folder.paths.folder / "torch_traces",
         ),
         policy=policy,
-        collector=RolloutCollector(
-            env, policy, buffer, design.device, state.generators[SAMPLING], plan.precision
-        ),
+        collector=RolloutCollector(env, policy, buffer, design.device, state.generators[SAMPLING], plan.precision),
         updater=PolicyUpdater(
             policy,
             state.optimizer,
@@ -247,7 +254,7 @@ def _trainer(
             state.generators[MINIBATCHES],
         ),
         schedules=design.schedules,
-        reporters=reporters,
+        reporters=reporting.reporters,
         save=save,
         evaluate=lambda epoch: _evaluate(design, epoch),
         progress=progress,
@@ -323,15 +330,10 @@ def _outcome(
         elapsed=trainer.elapsed,
         message=message,
         checkpoint=saved[-1] if saved else None,
-        next_commands=_next_commands(config, command, done=state == "done") if command else (),
+        next_commands=continue_commands(
+            command or ("metta-train",),
+            run=config.run,
+            total_timesteps=config.trainer.total_timesteps,
+            agent_step=trainer.progress.agent_step,
+        ),
     )
-
-
-def _next_commands(config: RunConfig, command: Sequence[str], *, done: bool) -> tuple[NextCommand, ...]:
-    """The command of this run again, by its name; a finished run gets a longer goal."""
-    changed = {"run": config.run}
-    if done:
-        changed["trainer.total_timesteps"] = str(2 * config.trainer.total_timesteps)
-    kept = [word for word in command if word.partition("=")[0] not in changed]
-    line = shlex.join([*kept, *(f"{key}={value}" for key, value in changed.items())])
-    return (NextCommand("train on" if done else "continue", line),)

@@ -1,4 +1,4 @@
-"""Resolve `batch_size`, `minibatch_size`, `num_envs`, `num_workers` and `precision` from the device, the spec and each other.
+"""Resolve `batch_size`, `minibatch_size`, `num_envs`, `num_workers` and `precision` from device, spec and each other.
 
 The one rule behind all sizes: nothing is collected and thrown away. Every row collects the same number of steps L,
 L is a multiple of `bptt_horizon`, and minibatches are made of whole segments:
@@ -109,11 +109,8 @@ def _plan_workers(config: TrainerConfig, resources: Resources) -> tuple[int, int
         num_workers = resources.cores - 1
     else:
         num_workers = resources.cores // 2
-    if config.async_factor != "auto":
-        num_slices = config.async_factor
-    else:
-        num_slices = 1 if num_workers == 0 else 2
-    return num_workers, num_slices
+    auto_slices = 1 if num_workers == 0 else 2
+    return num_workers, auto_slices if config.async_factor == "auto" else config.async_factor
 
 
 def _plan_num_envs(config: TrainerConfig, spec: EnvironmentSpec, num_slices: int, group: int) -> int:
@@ -187,8 +184,8 @@ def _plan_pieces(config: TrainerConfig, minibatch_size: int) -> int:
         below = max((s for s in fitting if s <= size), default=fitting[0])
         above = min(s for s in fitting if s >= size)
         raise ValueError(
-            f"trainer.max_minibatch_size={size} does not cut a minibatch of {minibatch_size} into equal pieces of whole "
-            f"segments: use {_either(below, above)}, or trainer.max_minibatch_size=auto"
+            f"trainer.max_minibatch_size={size} does not cut a minibatch of {minibatch_size} into equal pieces of "
+            f"whole segments: use {_either(below, above)}, or trainer.max_minibatch_size=auto"
         )
     return size
 

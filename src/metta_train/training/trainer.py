@@ -130,9 +130,7 @@ class Trainer:
         self._saved_epoch = self.progress.epoch
         self._reporters.checkpoint_saved(folder, self.progress.epoch, self.progress.agent_step)
 
-    def _record(
-        self, values: HyperparameterValues, rollout: Rollout, update: Update, total: float
-    ) -> EpochRecord:
+    def _record(self, values: HyperparameterValues, rollout: Rollout, update: Update, total: float) -> EpochRecord:
         epoch = self.progress.epoch
         return EpochRecord(
             epoch=epoch,

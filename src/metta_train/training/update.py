@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from time import perf_counter
 
 import torch
@@ -37,6 +38,22 @@ class Update:
     stats: UpdateStats
     gradients: GradientStats | None
     seconds: float
+
+
+class _Column(IntEnum):
+    """One gradient step's numbers travel as one small tensor, read once per epoch: no sync inside the loop."""
+
+    TOTAL_LOSS = 0
+    POLICY_LOSS = 1
+    VALUE_LOSS = 2
+    ENTROPY = 3
+    APPROX_KL = 4
+    CLIPFRAC = 5
+    IMPORTANCE = 6
+    CURRENT_LOGPROBS = 7
+    L2_REG_LOSS = 8
+    L2_INIT_LOSS = 9
+    GRAD_NORM = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +123,7 @@ class PolicyUpdater:
             ):
                 row = self._step(segments.select(index), returns[index], weights, values)
                 rows.append(row)
-                kl_so_far.append(row[_APPROX_KL])
+                kl_so_far.append(row[_Column.APPROX_KL])
             epochs_done += 1
             if self._ppo.target_kl is not None and torch.stack(kl_so_far).mean() > self._ppo.target_kl:
                 break
@@ -116,9 +133,7 @@ class PolicyUpdater:
             seconds=perf_counter() - started,
         )
 
-    def _step(
-        self, minibatch: Segments, returns: Tensor, weights: Tensor, values: HyperparameterValues
-    ) -> Tensor:
+    def _step(self, minibatch: Segments, returns: Tensor, weights: Tensor, values: HyperparameterValues) -> Tensor:
         """One gradient step; returns the row of means that `_stats` reads."""
         self._optimizer.zero_grad()
         pieces = _pieces(minibatch.log_probs.shape[0], self._plan.piece_segments, minibatch.log_probs.device)
@@ -126,7 +141,7 @@ class PolicyUpdater:
             evaluation = self._evaluate(minibatch)
             targets = self._targets(minibatch, evaluation.log_probs.detach(), returns, weights)
             losses = self._losses(minibatch, evaluation, targets, values)
-            losses[_TOTAL].backward()
+            losses[_Column.TOTAL_LOSS].backward()
             means = losses.detach()
         else:
             # The advantage depends on the ratios of the whole minibatch (V-trace clips, normalisation), so they are
@@ -134,15 +149,15 @@ class PolicyUpdater:
             with torch.no_grad():
                 log_probs = torch.cat([self._evaluate(minibatch.select(piece)).log_probs for piece in pieces])
             targets = self._targets(minibatch, log_probs, returns, weights)
-            means = torch.zeros(_NUM_LOSSES, device=returns.device)
+            means = torch.zeros(_Column.GRAD_NORM, device=returns.device)
             for piece in pieces:
                 part = minibatch.select(piece)
                 part_targets = _Targets(targets.advantages[piece], targets.returns[piece])
                 losses = self._losses(part, self._evaluate(part), part_targets, values)
                 share = len(piece) / returns.shape[0]
-                (losses[_TOTAL] * share).backward()
+                (losses[_Column.TOTAL_LOSS] * share).backward()
                 means += losses.detach() * share
-        means[_TOTAL] += self._regularize(means, values)
+        means[_Column.TOTAL_LOSS] += self._regularize(means, values)
         grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._ppo.max_grad_norm)
         self._optimizer.step()
         clip_weights(self._policy, self._anchors, self._clip_range)
@@ -180,7 +195,7 @@ class PolicyUpdater:
     def _losses(
         self, segments: Segments, evaluation: ActionEvaluation, targets: _Targets, values: HyperparameterValues
     ) -> Tensor:
-        """[_NUM_LOSSES] means over the segments; the total carries the gradient."""
+        """The columns before GRAD_NORM, means over the segments; the total carries the gradient."""
         policy_loss = clipped_policy_loss(
             evaluation.log_probs, segments.log_probs, targets.advantages, values.ppo_clip_coef
         )
@@ -207,8 +222,8 @@ class PolicyUpdater:
         """Add the gradients of the weight penalties, once per step, and note their values in `means`."""
         total = means.new_zeros(())
         for slot, coefficient, loss in (
-            (_L2_REG, values.ppo_l2_reg_loss_coef, lambda: l2_reg_loss(self._policy)),
-            (_L2_INIT, values.ppo_l2_init_loss_coef, lambda: l2_init_loss(self._policy, self._anchors)),
+            (_Column.L2_REG_LOSS, values.ppo_l2_reg_loss_coef, lambda: l2_reg_loss(self._policy)),
+            (_Column.L2_INIT_LOSS, values.ppo_l2_init_loss_coef, lambda: l2_init_loss(self._policy, self._anchors)),
         ):
             if coefficient > 0:
                 penalty = coefficient * loss()
@@ -229,46 +244,27 @@ class PolicyUpdater:
         if not bool(torch.isfinite(table).all()):
             step = int((~torch.isfinite(table).all(dim=1)).nonzero()[0])
             column = int((~torch.isfinite(table[step])).nonzero()[0])
+            name, value = _Column(column).name.lower(), table[step, column].item()
             raise NonFiniteError(
-                f"{_COLUMNS[column]} is {table[step, column].item()} in gradient step {step + 1} of {len(rows)}: "
+                f"{name} is {value} in gradient step {step + 1} of {len(rows)}: "
                 f"try a smaller trainer.optimizer.learning_rate or trainer.ppo.max_grad_norm"
             )
         means = table.mean(dim=0).tolist()
         return UpdateStats(
-            policy_loss=means[_POLICY],
-            value_loss=means[_VALUE],
-            entropy=means[_ENTROPY],
-            approx_kl=means[_APPROX_KL],
-            clipfrac=means[_CLIPFRAC],
-            importance=means[_IMPORTANCE],
-            current_logprobs=means[_LOG_PROBS],
+            policy_loss=means[_Column.POLICY_LOSS],
+            value_loss=means[_Column.VALUE_LOSS],
+            entropy=means[_Column.ENTROPY],
+            approx_kl=means[_Column.APPROX_KL],
+            clipfrac=means[_Column.CLIPFRAC],
+            importance=means[_Column.IMPORTANCE],
+            current_logprobs=means[_Column.CURRENT_LOGPROBS],
             explained_variance=float(explained_variance(segments.values, returns)),
-            grad_norm=means[_GRAD_NORM],
-            l2_reg_loss=means[_L2_REG] if values.ppo_l2_reg_loss_coef > 0 else None,
-            l2_init_loss=means[_L2_INIT] if values.ppo_l2_init_loss_coef > 0 else None,
+            grad_norm=means[_Column.GRAD_NORM],
+            l2_reg_loss=means[_Column.L2_REG_LOSS] if values.ppo_l2_reg_loss_coef > 0 else None,
+            l2_init_loss=means[_Column.L2_INIT_LOSS] if values.ppo_l2_init_loss_coef > 0 else None,
             num_minibatches=len(rows),
             update_epochs=epochs_done,
         )
-
-
-# One gradient step's numbers travel as one small tensor, read once per epoch: no sync inside the loop.
-_COLUMNS = (
-    "the total loss",
-    "the policy loss",
-    "the value loss",
-    "the entropy",
-    "approx_kl",
-    "clipfrac",
-    "the importance ratio",
-    "the log-probability",
-    "the l2_reg loss",
-    "the l2_init loss",
-    "the gradient norm",
-)
-_TOTAL, _POLICY, _VALUE, _ENTROPY, _APPROX_KL, _CLIPFRAC, _IMPORTANCE, _LOG_PROBS, _L2_REG, _L2_INIT, _GRAD_NORM = range(
-    len(_COLUMNS)
-)
-_NUM_LOSSES = _GRAD_NORM
 
 
 def _pieces(rows: int, size: int, device: torch.device) -> Sequence[Tensor]:

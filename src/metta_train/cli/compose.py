@@ -1,0 +1,145 @@
+"""From overrides to a RunConfig, with Hydra for the composition; every user's mistake is one ConfigError."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from metta_train.cli.config_source import CONFIG_NAME, conf_folder
+from metta_train.cli.hydra_errors import Known, explain
+from metta_train.run_config import RunConfig, plain_values
+from metta_train.specs.config_errors import ConfigError
+
+NO_CHOICE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigSource:
+    """Where configurations come from."""
+
+    folder: Path  # holds the root configuration
+    name: str = CONFIG_NAME
+    extra_folder: Path | None = None  # groups of the user's own, as given by --config-dir
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """A composed tree, not yet validated, and the choices that made it."""
+
+    tree: DictConfig
+    choices: Mapping[str, Any]  # group -> option
+
+    @property
+    def agent_name(self) -> str:
+        """`agent=fast` or `py_agent=fast`."""
+        py_agent = self.choices.get("py_agent")
+        if isinstance(py_agent, str) and py_agent != NO_CHOICE:
+            return f"py_agent={py_agent}"
+        return f"agent={self.choices.get('agent')}"
+
+
+def load_config(overrides: Sequence[str] = ()) -> RunConfig:
+    """Compose and validate exactly as the command line does.
+
+    Args:
+        overrides: as on the command line, e.g. `["agent=fast", "trainer=smoke", "run=mine"]`. Without `run=` each call
+            makes a new name.
+
+    Raises:
+        ConfigError: a ValueError of one line: key, got, needed, nearest key.
+    """
+    return run_config(compose(overrides, ConfigSource(conf_folder())))
+
+
+def run_config(composition: Composition) -> RunConfig:
+    """Validate a composition; a run without a name gets one. Raises ConfigError."""
+    tree = composition.tree
+    if tree.get("run") is None:
+        tree = tree.copy()
+        with open_dict(tree):
+            tree.run = generated_name(composition)
+    return RunConfig.from_tree(tree, composition.agent_name)
+
+
+def generated_name(composition: Composition) -> str:
+    """`fast-forage-20250131-174500-3f9a`: agent, environment, local time, and four digits against equal names."""
+    agent = composition.agent_name.replace("py_agent=", "py-").removeprefix("agent=")
+    label = f"{agent}-{composition.choices.get('env')}"
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", label).strip("-._") or "run"
+    return f"{label[:80]}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def compose(overrides: Sequence[str], source: ConfigSource) -> Composition:
+    """Compose one job; nothing is resolved and nothing is written.
+
+    Raises:
+        ConfigError: an override or group that does not exist, is malformed, or contradicts another one.
+    """
+    extra = [] if source.extra_folder is None else [f"hydra.searchpath=[{quoted(source.extra_folder.as_uri())}]"]
+    with initialize_config_dir(str(source.folder), job_name="metta-train", version_base="1.3"):
+        try:
+            composition = _composed(source.name, [*extra, *overrides])
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise ConfigError(explain(error, overrides, _known(source.name, overrides))) from error
+    _refuse_two_agents(overrides)
+    return composition
+
+
+def resolved(composition: Composition) -> dict[str, Any]:
+    """The tree as plain values, interpolations resolved. Raises ConfigError."""
+    return plain_values(composition.tree)
+
+
+def quoted(text: str) -> str:
+    """A text as the value of an override, whatever characters it holds."""
+    return QuotedString(text=text, quote=Quote.single).with_quotes()
+
+
+def choice_of(group: str, overrides: Sequence[str]) -> str | None:
+    """What the overrides choose for a group, as written; None when they leave it."""
+    chosen = [o.partition("=")[2] for o in overrides if o.lstrip("+").partition("=")[0] == group and "=" in o]
+    return chosen[-1] if chosen else None
+
+
+def _composed(name: str, overrides: Sequence[str]) -> Composition:
+    tree = hydra_compose(name, list(overrides), return_hydra_config=True)
+    choices = dict(tree.hydra.runtime.choices)
+    with open_dict(tree):
+        del tree["hydra"]
+    return Composition(tree, choices)
+
+
+def _refuse_two_agents(overrides: Sequence[str]) -> None:
+    agent, py_agent = choice_of("agent", overrides), choice_of("py_agent", overrides)
+    if agent is not None and py_agent is not None and py_agent != NO_CHOICE:
+        raise ConfigError(f"agent={agent} py_agent={py_agent}: both name the policy; leave one of them out")
+
+
+def _known(name: str, overrides: Sequence[str]) -> Known:
+    """What suggestions are made from: all groups, and the tree of those choices that exist."""
+    loader = GlobalHydra.instance().config_loader()
+    groups = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
+    chosen = {group: choice_of(group, overrides) for group in groups}
+    valid = [f"{group}={option}" for group, option in chosen.items() if option in groups[group]]
+    for attempt in (valid, []):
+        try:
+            composition = _composed(name, attempt)
+        except (HydraException, OmegaConfBaseException, ValueError):
+            continue
+        tree = OmegaConf.to_container(composition.tree, resolve=False)
+        assert isinstance(tree, dict)
+        return Known(groups, {str(key): value for key, value in tree.items()}, composition.choices)
+    return Known(groups, {}, {})

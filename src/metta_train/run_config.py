@@ -1,0 +1,225 @@
+"""RunConfig: everything that decides a run, typed, checked and frozen, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
+
+from metta_train.envs.config import EnvConfig
+from metta_train.policies.config import AgentConfig, PyAgentConfig
+from metta_train.reporting.config import WandbConfig
+from metta_train.specs.config_errors import ConfigError, describe, is_open, json_schema, key_path, shown
+from metta_train.specs.config_model import ConfigModel
+from metta_train.training.config import ScheduleConfig, TrainerConfig
+from metta_train.training.run_folder import validate_run_name
+
+# Floats hold every whole number up to here, so 1e6 on a command line can only mean 1000000.
+LARGEST_EXACT = 2**53
+
+
+def _name(value: object) -> object:
+    """`run=7` is a name, although the command line reads a number."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _path(value: object) -> object:
+    return Path(value) if isinstance(value, str) and value else value
+
+
+class RunConfig(ConfigModel):
+    """One run. Rooms receive their own part of it, never the whole."""
+
+    run: Annotated[str, BeforeValidator(_name)]  # folder under data_dir; the same name continues the run
+    data_dir: Annotated[Path, BeforeValidator(_path), Field(description="the path of a folder")]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:<number>")]
+    torch_deterministic: bool
+    agent: AgentConfig | None = None  # this one or py_agent
+    py_agent: PyAgentConfig | None = None
+    env: EnvConfig
+    trainer: TrainerConfig
+    wandb: WandbConfig
+    agent_name: Annotated[str, Field(exclude=True)]  # the choice, e.g. "agent=fast"; no key of the configuration
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any] | DictConfig, agent_name: str) -> Self:
+        """Validate a composed tree.
+
+        Args:
+            tree: the keys of `conf/train.yaml`; interpolations are resolved here.
+            agent_name: what was chosen, for people.
+
+        Raises:
+            ConfigError: one line: key, got, needed, nearest key.
+        """
+        values = plain_values(tree) if isinstance(tree, DictConfig) else dict(tree)
+        if "agent_name" in values:
+            raise ConfigError(f"agent_name={shown(values['agent_name'])}: unknown key; did you mean agent?")
+        try:
+            return cls._validated({**values, "agent_name": agent_name})
+        except ValidationError as error:
+            raise ConfigError(describe(error, values, _command_line_schema())) from error
+
+    @classmethod
+    def _validated(cls, values: dict[str, Any]) -> Self:
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            whole = [e for e in error.errors() if e["type"] == "int_type" and _is_whole(e["input"])]
+            if not whole:
+                raise
+            values = copy.deepcopy(values)
+            for problem in whole:
+                _make_whole(values, key_path(problem, values))
+            return cls.model_validate(values)
+
+    @property
+    def chosen_agent(self) -> AgentConfig | PyAgentConfig:
+        """Whichever of `agent` and `py_agent` this run trains."""
+        chosen = self.agent if self.py_agent is None else self.py_agent
+        assert chosen is not None, "the validator lets exactly one through"
+        return chosen
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values under the keys of the command line; `from_tree` takes them back."""
+        values = self.model_dump(mode="json", by_alias=True)
+        return {key: value for key, value in values.items() if value is not None}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        validate_run_name(self.run)
+        if (self.agent is None) == (self.py_agent is None):
+            both = "both are chosen" if self.agent is not None else "none is chosen"
+            raise ValueError(f"agent, py_agent: {both}; choose one: agent=fast or py_agent=fast")
+        _check_sizes(self.trainer)
+        _check_intervals(self.trainer)
+        _check_schedules(self.trainer)
+        return self
+
+
+def _command_line_schema() -> dict[str, Any]:
+    schema = dict(json_schema(RunConfig))
+    schema["properties"] = {key: node for key, node in schema["properties"].items() if key != "agent_name"}
+    return schema
+
+
+def takes_new_keys(key: str, tree: Mapping[str, Any]) -> bool:
+    """True for a key inside a mapping whose keys are the user's own, like `env.features` or a component's settings."""
+    schema = _command_line_schema()
+    parts = key.split(".")
+    return any(is_open(schema, tuple(parts[:end]), tree) for end in range(1, len(parts)))
+
+
+def plain_values(tree: DictConfig) -> dict[str, Any]:
+    """A composed tree as plain values, interpolations resolved. Raises ConfigError when one leads nowhere."""
+    try:
+        values = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        key = error.full_key or "config"
+        raise ConfigError(f"{key}: {str(error.msg or error).splitlines()[0]}") from error
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_EXACT
+
+
+def _make_whole(values: Any, path: Sequence[str | int]) -> None:  # noqa: ANN401  # plain data of any shape
+    *parents, last = path
+    for part in parents:
+        values = values[part]
+    values[last] = int(values[last])
+
+
+def _check_sizes(trainer: TrainerConfig) -> None:
+    """What can be said without an environment; `training/batching.py` decides the rest."""
+    horizon, batch, minibatch = trainer.bptt_horizon, trainer.batch_size, trainer.minibatch_size
+    for key, size in (("batch_size", batch), ("minibatch_size", minibatch)):
+        if isinstance(size, int) and size % horizon:
+            raise ValueError(
+                f"trainer.{key}={size}: needs whole segments of trainer.bptt_horizon={horizon} steps; "
+                f"use {_multiples_around(size, horizon)}, or trainer.{key}=auto"
+            )
+    if batch != "auto" and minibatch != "auto":
+        if minibatch > batch:
+            raise ValueError(
+                f"trainer.minibatch_size={minibatch}: needs at most trainer.batch_size={batch}; "
+                "use that, a part of it, or trainer.minibatch_size=auto"
+            )
+        if batch % minibatch:
+            raise ValueError(
+                f"trainer.batch_size={batch}: needs a multiple of trainer.minibatch_size={minibatch}; "
+                f"use {_multiples_around(batch, minibatch)}, or trainer.minibatch_size=auto"
+            )
+    if trainer.num_envs != "auto" and trainer.num_workers != "auto" and trainer.async_factor != "auto":
+        group = max(1, trainer.num_workers) * trainer.async_factor
+        if trainer.num_envs % group:
+            raise ValueError(
+                f"trainer.num_envs={trainer.num_envs}: needs a multiple of {group}, so that each of "
+                f"trainer.num_workers={trainer.num_workers} steps as many envs in each of "
+                f"trainer.async_factor={trainer.async_factor} slices; "
+                f"use {_multiples_around(trainer.num_envs, group)}, or trainer.num_envs=auto"
+            )
+
+
+def _check_intervals(trainer: TrainerConfig) -> None:
+    saved = trainer.checkpoint.checkpoint_interval
+    for key, interval, why in (
+        (
+            "checkpoint.wandb_checkpoint_interval",
+            trainer.checkpoint.wandb_checkpoint_interval,
+            "only saved checkpoints are uploaded",
+        ),
+        (
+            "simulation.evaluate_interval",
+            trainer.simulation.evaluate_interval,
+            "the weights that are evaluated are saved",
+        ),
+    ):
+        if interval % saved:
+            raise ValueError(
+                f"trainer.{key}={interval}: needs 0 (never) or a multiple of "
+                f"trainer.checkpoint.checkpoint_interval={saved}, because {why}; "
+                f"use {_multiples_around(interval, saved)}"
+            )
+
+
+def _check_schedules(trainer: TrainerConfig) -> None:
+    """A schedule goes from the initial value down to min_value."""
+    schedules, ppo = trainer.hyperparameter_scheduler, trainer.ppo
+    initial_values: tuple[tuple[str, ScheduleConfig, str, float], ...] = (
+        (
+            "learning_rate_schedule",
+            schedules.learning_rate_schedule,
+            "optimizer.learning_rate",
+            trainer.optimizer.learning_rate,
+        ),
+        ("ppo_clip_schedule", schedules.ppo_clip_schedule, "ppo.clip_coef", ppo.clip_coef),
+        ("ppo_ent_coef_schedule", schedules.ppo_ent_coef_schedule, "ppo.ent_coef", ppo.ent_coef),
+        ("ppo_vf_clip_schedule", schedules.ppo_vf_clip_schedule, "ppo.vf_clip_coef", ppo.vf_clip_coef),
+        ("ppo_l2_reg_loss_schedule", schedules.ppo_l2_reg_loss_schedule, "ppo.l2_reg_loss_coef", ppo.l2_reg_loss_coef),
+        (
+            "ppo_l2_init_loss_schedule",
+            schedules.ppo_l2_init_loss_schedule,
+            "ppo.l2_init_loss_coef",
+            ppo.l2_init_loss_coef,
+        ),
+    )
+    for key, schedule, source, initial in initial_values:
+        if schedule.type != "constant" and schedule.min_value is not None and schedule.min_value > initial:
+            raise ValueError(
+                f"trainer.hyperparameter_scheduler.{key}.min_value={schedule.min_value:g}: needs at most the initial "
+                f"value, trainer.{source}={initial:g}; use null for a tenth of it, or type=constant"
+            )
+
+
+def _multiples_around(size: int, unit: int) -> str:
+    lower = size // unit * unit
+    return f"{lower} or {lower + unit}" if lower else f"{unit}"

@@ -35,7 +35,9 @@ def validated(model: type[Model], settings: Mapping[str, Any], where: str, also_
     try:
         return model.model_validate(dict(settings))
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
+        # An unknown key often is the reason why another one is missing, so it is reported first.
+        problems = error.errors(include_url=False)
+        problem = next((p for p in problems if p["type"] == "extra_forbidden"), problems[0])
         path = [str(part) for part in problem["loc"]]
         key = ".".join(path)
         if problem["type"] == "extra_forbidden":

@@ -155,14 +155,14 @@ def _execution_order(components: Mapping[str, ComponentConfig]) -> list[str]:
 
     for root in ROOTS:
         visit(root)
+    unused = [name for name in components if name not in done]
+    if unused:
+        raise ValueError(f"component {unused[0]!r}: nothing leads from it to {' or '.join(ROOTS)}; remove it or use it")
     if not any(source.name == ACTIVE_ACTIONS for name in done for source in _sources(components[name])):
         raise ValueError(
             f"component 'action': its logits must belong to action names, but nothing reads {ACTIVE_ACTIONS!r}; use "
             f"ActionEmbedding with MettaActorSingleHead, or ActorLinear"
         )
-    unused = [name for name in components if name not in done]
-    if unused:
-        raise ValueError(f"component {unused[0]!r}: nothing leads from it to {' or '.join(ROOTS)}; remove it or use it")
     return list(done)
 
 

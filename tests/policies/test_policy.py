@@ -179,6 +179,18 @@ def test_logits_follow_action_names_into_another_table(name):
     assert policy.active_rows.tolist() == [3, 4, 1]
 
 
+@pytest.mark.parametrize("name", FAST_AGENTS)
+def test_too_many_names_change_nothing(name):
+    policy = build(name, token_spec(actions=ActionTable.discrete(["noop", "move"])))
+    many = [f"action_{k}" for k in range(98)]
+    with pytest.raises(ValueError, match="would need 100"):
+        policy.restore_action_names(many)
+    with pytest.raises(ValueError, match="would need 100"):
+        policy.activate_actions(ActionTable.discrete(many))
+    assert policy.action_names == ("noop", "move")
+    assert policy.active_rows.tolist() == [1, 2]
+
+
 def test_state_of_a_policy_without_memory_is_empty():
     policy = build("agent=mlp")
     assert policy.state_shapes == ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self, final
 
@@ -128,26 +128,26 @@ class Policy(nn.Module, ABC):
         return self.action_rows.names
 
     @final
-    def activate_actions(self, table: ActionTable, owned_names: Iterable[str] = ()) -> None:
-        """Make `table` the meaning of the logits; names that the policy knows keep their rows.
-
-        Args:
-            table: action k of the table becomes logit k.
-            owned_names: names that take rows before those of the table, in order (from a checkpoint). Only before
-                the first activation of other names can they take the rows that they had there.
+    def activate_actions(self, table: ActionTable) -> None:
+        """Make action k of `table` the meaning of logit k; names that the policy knows keep their rows.
 
         Raises:
-            ValueError: more names than rows.
+            ValueError: more names than rows; nothing is changed then.
         """
-        self.action_rows.own(owned_names)
         rows = self.action_rows.rows_of(table)
         self.active_rows = torch.tensor(rows, dtype=torch.int64, device=self.active_rows.device)
 
     @final
     def restore_action_names(self, names: Sequence[str]) -> None:
-        """Own rows as a checkpoint's policy did, then activate the spec's table again."""
-        self.action_rows = self.action_rows.emptied()
-        self.activate_actions(self.spec.actions, owned_names=names)
+        """Own rows in the order of a checkpoint's `action_names`, then activate the spec's actions again.
+
+        Raises:
+            ValueError: more names than rows; nothing is changed then.
+        """
+        rows = self.action_rows.emptied()
+        rows.own([*names, *self.spec.actions.names])
+        self.action_rows = rows
+        self.activate_actions(self.spec.actions)
 
     @final
     def init_with(self, parameter: str, initializer: Initializer) -> None:

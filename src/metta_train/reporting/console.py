@@ -250,7 +250,7 @@ def _counters(view: RunView, elapsed: float) -> Table:
     left = "-" if view.seconds_left is None else duration(view.seconds_left)
     row = Table.grid(expand=True)
     cells = [
-        ("left", f"{view.agent_step:,}", f" of {view.header.total_timesteps:,} steps"),
+        ("left", _count(view.agent_step), f" of {_count(view.header.total_timesteps)} steps"),
         ("center", rate, " steps/s"),
         ("center", duration(elapsed), " elapsed"),
         ("right", left, " left"),
@@ -259,6 +259,11 @@ def _counters(view: RunView, elapsed: float) -> Table:
         row.add_column(justify=justify, no_wrap=True)  # pyright: ignore[reportArgumentType]  # a literal per cell
     row.add_row(*(Text.assemble((value, "bold"), (unit, _LABEL)) for _, value, unit in cells))
     return row
+
+
+def _count(steps: int) -> str:
+    """Exact below a hundred million, then in millions: a longer number does not fit beside the others."""
+    return f"{steps:,}" if steps < 10**8 else f"{steps / 1e6:,.0f} M"
 
 
 def _reward(view: RunView, width: int) -> Text:

@@ -221,7 +221,8 @@ class WandbReporter(Reporter):
 
         metadata = {"epoch": upload.epoch, "agent_step": upload.agent_step}
         artifact = wandb.Artifact(name=self.run_id, type="model", metadata=metadata)
-        artifact.add_dir(str(upload.path))
+        for file in sorted(upload.path.iterdir()):  # add_dir would print into the dashboard
+            artifact.add_file(str(file))
         run.log_artifact(artifact)
 
 

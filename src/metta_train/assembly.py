@@ -59,15 +59,26 @@ class _Design:
     schedules: Schedules
 
 
-def train(
-    config: RunConfig, command: Sequence[str] = (), sweep: str | None = None
-) -> Generator[EpochRecord, None, RunOutcome]:
+def build_policy(config: RunConfig, spec: EnvironmentSpec, seed: int | None = None) -> Policy:
+    """The policy of a run for any environment of its kind, on the CPU.
+
+    Args:
+        config: of which the agent is used.
+        spec: what the policy may know of the environment.
+        seed: of the initial weights; None takes the run's.
+
+    Raises:
+        ValueError: the agent does not fit the environment.
+    """
+    return build_policy_from(config.chosen_agent, spec, config.seed if seed is None else seed)
+
+
+def train(config: RunConfig, command: Sequence[str] = ()) -> Generator[EpochRecord, None, RunOutcome]:
     """Train, or continue the run of this name from its newest good checkpoint.
 
     Args:
         config: the whole run.
         command: how the program was called; recorded, and suggested again at the end.
-        sweep: the multirun that this run is a job of.
 
     Yields:
         One record per epoch.
@@ -81,7 +92,7 @@ def train(
     """
     design = _design(config)
     with ExitStack() as stack:
-        folder = stack.enter_context(RunFolder.open(Path(config.data_dir), config.run))
+        folder = stack.enter_context(RunFolder.open(config.data_dir, config.run))
         checkpoints.remove_unfinished(folder.paths.checkpoints)
         checkpoint = checkpoints.newest_good(folder.paths.checkpoints)
         changes = folder.adopt_config(config.plain(), resuming=checkpoint is not None)
@@ -93,7 +104,6 @@ def train(
                 folder.paths.log,
                 config.wandb,
                 wandb_run_id=None if checkpoint is None else checkpoint.state.wandb_run_id,
-                sweep=sweep,
                 upload_interval=config.trainer.checkpoint.wandb_checkpoint_interval,
             )
         )
@@ -146,7 +156,7 @@ def _design(config: RunConfig) -> _Design:
     spec = environment_spec(config.env)
     plan = plan_batches(config.trainer, spec, measure_resources(device))
     _configure_torch(config, plan)
-    policy = build_policy_from(config.chosen_agent, spec, config.seed).to(device)
+    policy = build_policy(config, spec).to(device)
     trainer = config.trainer
     return _Design(
         config=config,

@@ -13,9 +13,9 @@ from metta_train.training.config import TrainerConfig
 from metta_train.training.resources import Resources
 from tests.training.trainer_config import trainer_config
 
-LAPTOP = Resources(device_type="cpu", cores=2, free_memory=8 * 2**30)
-WORKSTATION = Resources(device_type="cpu", cores=8, free_memory=32 * 2**30)
-GPU = Resources(device_type="cuda", cores=16, free_memory=100 * 2**30)
+LAPTOP = Resources(device_type="cpu", cores=2, threads=2, free_memory=8 * 2**30)
+WORKSTATION = Resources(device_type="cpu", cores=8, threads=8, free_memory=32 * 2**30)
+GPU = Resources(device_type="cuda", cores=16, threads=16, free_memory=100 * 2**30)
 
 
 def spec(num_agents: int = 24) -> EnvironmentSpec:
@@ -103,7 +103,7 @@ class TestRefusals:
             plan_batches(config(num_envs=5, num_workers=2, async_factor=2), spec(), LAPTOP)
 
     def test_memory(self) -> None:
-        small = Resources(device_type="cpu", cores=2, free_memory=10**7)
+        small = Resources(device_type="cpu", cores=2, threads=2, free_memory=10**7)
         with pytest.raises(ValueError, match=r"trainer.batch_size=\d+ needs .* GiB for the rollout buffer"):
             plan_batches(config(num_envs=16, batch_size=24 * 16 * 32), spec(), small)
 
@@ -141,7 +141,7 @@ def test_auto_always_fits(
 
 def test_box_observations_are_sized_by_their_dtype() -> None:
     box = EnvironmentSpec("box", 1, BoxObservation((1000,), "float32"), ActionTable.discrete(["a"]))
-    resources = Resources(device_type="cpu", cores=1, free_memory=2 * 32 * 3900)
+    resources = Resources(device_type="cpu", cores=1, threads=1, free_memory=2 * 32 * 3900)
     with pytest.raises(ValueError, match="GiB"):
         plan_batches(config(num_envs=1), box, resources)  # 32 steps x 4027 bytes
-    plan_batches(config(num_envs=1), box, Resources("cpu", 1, 2 * 32 * 4100))
+    plan_batches(config(num_envs=1), box, Resources("cpu", 1, 1, 2 * 32 * 4100))

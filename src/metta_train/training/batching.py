@@ -95,7 +95,8 @@ def plan_batches(config: TrainerConfig, spec: EnvironmentSpec, resources: Resour
         minibatch_size=minibatch_size,
         max_minibatch_size=max_minibatch_size,
         precision="fp32" if config.precision == "auto" else config.precision,
-        learner_threads=_plan_threads(resources),
+        # On the CPU all of them: env workers sleep while the learner updates, which is where the time goes.
+        learner_threads=1 if resources.device_type == "cuda" else resources.threads,
     )
 
 
@@ -210,8 +211,3 @@ def _check_memory(spec: EnvironmentSpec, batch_size: int, horizon: int, rows: in
 def _bytes_of(dtype: str) -> int:
     digits = "".join(filter(str.isdigit, dtype))
     return int(digits) // 8 if digits else 1
-
-
-def _plan_threads(resources: Resources) -> int:
-    """All cores on the CPU: env workers sleep while the learner updates, which is where the time goes."""
-    return 1 if resources.device_type == "cuda" else resources.cores

@@ -22,11 +22,13 @@ class Resources:
     Attributes:
         device_type: "cpu" or "cuda".
         cores: CPU cores that this process may use, at least 1.
+        threads: threads that torch may use on the CPU: the cores, or fewer where OMP_NUM_THREADS says so.
         free_memory: bytes that the rollout buffer may be planned into: of the GPU, or of the host on the CPU.
     """
 
     device_type: str
     cores: int
+    threads: int
     free_memory: int
 
 
@@ -52,13 +54,22 @@ def measure_resources(device: torch.device) -> Resources:
         free_memory, _ = torch.cuda.mem_get_info(device)
     else:
         free_memory = min(psutil.virtual_memory().available, _cgroup_free_memory())
-    return Resources(device_type=device.type, cores=usable_cores(), free_memory=int(free_memory))
+    cores = usable_cores()
+    return Resources(
+        device_type=device.type, cores=cores, threads=_allowed_threads(cores), free_memory=int(free_memory)
+    )
 
 
 def usable_cores() -> int:
     """Cores by affinity mask and, in a container, by the cgroup's quota (rounded up); at least 1."""
     affinity = len(os.sched_getaffinity(0)) if os.name == "posix" and os.uname().sysname == "Linux" else os.cpu_count()
     return max(1, min(affinity or 1, _cgroup_cores()))
+
+
+def _allowed_threads(cores: int) -> int:
+    """The user's word in OMP_NUM_THREADS, as for every program with OpenMP, but never more than the cores."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores, int(asked)) if asked.isdigit() and int(asked) > 0 else cores
 
 
 def _cgroup_cores() -> int:

@@ -12,7 +12,9 @@ from tests.fakes.counting_environment import CountingEnvironment
 
 
 class _Slot:
-    def __init__(self, environment: CountingEnvironment, *, slot: int = 0, seed: int = 7, rank: int = 0, desync: bool = False):
+    def __init__(
+        self, environment: CountingEnvironment, *, slot: int = 0, seed: int = 7, rank: int = 0, desync: bool = False
+    ):
         self.environment = environment
         size = RowBuffers.num_bytes(environment.spec, slot + 1)
         self.rows = RowBuffers.over(bytearray(size), environment.spec, slot + 1)
@@ -74,7 +76,10 @@ def test_a_reset_starts_the_stream_again() -> None:
 
 
 def test_another_seed_is_another_stream() -> None:
-    one, other = _Slot(CountingEnvironment(1, truncates=True), seed=7), _Slot(CountingEnvironment(1, truncates=True), seed=8)
+    one, other = (
+        _Slot(CountingEnvironment(1, truncates=True), seed=7),
+        _Slot(CountingEnvironment(1, truncates=True), seed=8),
+    )
     one.slot.reset()
     other.slot.reset()
     assert one.environment.seeds != other.environment.seeds

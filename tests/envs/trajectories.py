@@ -44,14 +44,21 @@ def trajectory(
             parts = []
             for index in range(num_slices):
                 part = envs.receive(index)
-                parts.append([part.observations.copy(), part.rewards.copy(), part.terminations.copy(), part.truncations.copy()])
+                parts.append(
+                    [part.observations.copy(), part.rewards.copy(), part.terminations.copy(), part.truncations.copy()]
+                )
                 assert part.rows == envs.slice_rows(index)
                 assert part.final_rows.dtype == np.int64 and (np.diff(part.final_rows) > 0).all()
-                finals |= {(step, int(row)): final.copy() for row, final in zip(part.final_rows, part.final_observations, strict=True)}
+                finals |= {
+                    (step, int(row)): final.copy()
+                    for row, final in zip(part.final_rows, part.final_observations, strict=True)
+                }
                 episodes += [(step, episode) for episode in part.episodes]
                 if step + 1 < steps:
                     envs.send(index, actions[step + 1, envs.slice_rows(index)])
-            for series, arrays in zip((observations, rewards, terminations, truncations), zip(*parts, strict=True), strict=True):
+            for series, arrays in zip(
+                (observations, rewards, terminations, truncations), zip(*parts, strict=True), strict=True
+            ):
                 series.append(np.concatenate(arrays))
     return Trajectory(
         np.stack(observations), np.stack(rewards), np.stack(terminations), np.stack(truncations), finals, episodes

@@ -51,7 +51,7 @@ class GymnasiumEnvironment(Environment):
         self._write(observation, reward=0.0, terminated=False, truncated=False)
 
     def step(self, actions: NDArray[np.int32]) -> None:
-        observation, reward, terminated, truncated, _ = self._env.step(self._first_action + int(actions[0]))
+        observation, reward, terminated, truncated, _ = self._env.step(np.int64(self._first_action + actions[0]))
         self._write(observation, reward=float(reward), terminated=terminated, truncated=truncated)
 
     def _write(self, observation: object, *, reward: float, terminated: bool, truncated: bool) -> None:
@@ -69,7 +69,7 @@ class GymnasiumEnvironment(Environment):
         self._env.close()
 
 
-def _make(config: GymnasiumEnvConfig) -> gymnasium.Env[object, int]:
+def _make(config: GymnasiumEnvConfig) -> gymnasium.Env[object, np.int64]:
     try:
         return gymnasium.make(config.id, max_episode_steps=config.max_steps, disable_env_checker=True, **config.kwargs)
     except gymnasium.error.DependencyNotInstalled as error:
@@ -83,7 +83,7 @@ def _make(config: GymnasiumEnvConfig) -> gymnasium.Env[object, int]:
         raise ValueError(f"env.kwargs: {config.id} does not take {dict(config.kwargs)}: {error}") from None
 
 
-def _spec_of(config: GymnasiumEnvConfig, env: gymnasium.Env[object, int]) -> EnvironmentSpec:
+def _spec_of(config: GymnasiumEnvConfig, env: gymnasium.Env[object, np.int64]) -> EnvironmentSpec:
     observations, actions = env.observation_space, env.action_space
     if not isinstance(observations, gymnasium.spaces.Box):
         raise ValueError(f"env.id={config.id}: observation space must be a Box, got {observations}")

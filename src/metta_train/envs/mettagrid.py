@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from mettagrid.config.action_config import CHANGE_VIBE_PREFIX
 from mettagrid.config.mettagrid_c_config import convert_to_cpp_game_config, rename_map_agents
 from mettagrid.config.mettagrid_config import GameConfig, MettaGridConfig
 from mettagrid.map_builder.map_builder import HasSeed, MapBuilderConfig
@@ -25,6 +26,7 @@ from metta_train.specs.random_streams import derived_seed
 
 MAX_SIMULATOR_SEED = 2**31  # the simulator takes an int; larger seeds are folded
 MAX_MAP_SEED = 2**32
+NOOP = 0  # first of MettaGrid's actions wherever it is enabled
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,8 @@ def load_game(config: MettaGridEnvConfig) -> MettaGridGame:
         raise ValueError("env.max_steps: the game has no time limit (max_steps 0); set env.max_steps, e.g. to 1000")
     if game.game.talk.enabled:
         raise ValueError("game.talk.enabled: got true, but talk is not an action of these policies; set it to false")
+    if game.game.actions.change_vibe.enabled and not game.game.actions.noop.enabled:
+        raise ValueError("game.actions.noop: is off, but agents that change their vibe need it; enable noop")
     game.game.episode_truncates = config.time_limit == "truncation"
     return MettaGridGame(config=game, spec=_spec_of(game, [*task_features, config.features]))
 
@@ -132,6 +136,8 @@ class MettaGridEnvironment(Environment):
         self._game = game
         self._factory = _EpisodeFactory(game.config.game)
         self._thresholds = tuple(game.config.game.end_episode_on_game_stats.items())
+        names = game.spec.actions.names
+        self._first_vibe_action = sum(not name.startswith(CHANGE_VIBE_PREFIX) for name in names)  # they come last
         self._actions = np.zeros(game.spec.num_agents, np.int32)
         self._vibe_actions = np.zeros(game.spec.num_agents, np.int32)
         self._buffers: EnvBuffers | None = None
@@ -159,6 +165,7 @@ class MettaGridEnvironment(Environment):
         assert buffers is not None, "bind comes before reset"
         simulator = self._factory.start(seed)
         self._actions.fill(0)
+        self._vibe_actions.fill(0)
         # Writes the first observations, zero rewards and no flags.
         simulator.set_buffers(
             buffers.observations,
@@ -176,6 +183,11 @@ class MettaGridEnvironment(Environment):
         # The simulator raises flags and never lowers them.
         buffers.terminations.fill(False)
         buffers.truncations.fill(False)
+        if self._first_vibe_action < len(self.spec.actions):
+            # The simulator takes vibes through an array of their own; the agent stands still meanwhile.
+            vibes = actions >= self._first_vibe_action
+            self._vibe_actions[:] = np.where(vibes, actions, 0)
+            actions = np.where(vibes, NOOP, actions)
         self._actions[:] = actions
         simulator = self.simulator
         simulator.step()

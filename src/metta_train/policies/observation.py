@@ -101,16 +101,15 @@ class TokenBox(nn.Module):
         row_starts = torch.arange(rows, device=tokens.device).mul_(self._box_size)
         slots = in_box.view(rows, num_tokens).add_(row_starts.unsqueeze(1)).view(-1).masked_fill_(ignored, dump)
 
-        positions = torch.arange(num_tokens, dtype=torch.int32, device=tokens.device).repeat(rows)
-        last_positions = torch.empty(dump + 1, dtype=torch.int32, device=tokens.device)
-        last_positions.scatter_(0, slots, 0)  # only slots that are read below need a value
-        last_positions.scatter_reduce_(0, slots, positions, "amax")
-        overwritten = last_positions.index_select(0, slots) != positions
+        box = torch.zeros(dump + 1, device=tokens.device)
+        # The box first holds, in each slot, the largest position (from 1) of its tokens; the others were overwritten.
+        positions = torch.arange(1, num_tokens + 1, dtype=torch.float32, device=tokens.device).repeat(rows)
+        box.scatter_reduce_(0, slots, positions, "amax")
+        overwritten = box.index_select(0, slots) != positions
         if self._has_categories:
+            box.scatter_(0, slots, 0.0)
             slots += self._channel_offsets.index_select(0, feature_values).masked_fill_(ignored, 0)
         slots.masked_fill_(overwritten, dump)
-
-        box = torch.zeros(dump + 1, device=tokens.device)
         box.scatter_(0, slots, self._scaled_values.index_select(0, feature_values))
         return box[:dump].view(rows, height, width, self.num_channels).permute(0, 3, 1, 2)
 

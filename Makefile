@@ -15,7 +15,7 @@ help:  ## list the targets
 	@echo '  Another interpreter:    make train PYTHON=python3.12'
 
 train: $(VENV)/.installed  ## install, then train agent=fast with the default configuration
-	$(BIN)/metta-train agent=fast $(ARGS)
+	$(BIN)/metta-train $(if $(findstring agent=,$(ARGS)),,agent=fast) $(ARGS)
 
 test: $(VENV)/.installed-dev  ## install, then run the tests (ARGS goes to pytest)
 	$(BIN)/python -m pytest $(ARGS)

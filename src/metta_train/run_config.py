@@ -37,7 +37,7 @@ class RunConfig(ConfigModel):
 
     run: Annotated[str, BeforeValidator(_name)]  # folder under data_dir; the same name continues the run
     data_dir: Annotated[Path, BeforeValidator(_path), Field(description="the path of a folder")]
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:<number>")]
     torch_deterministic: bool
     agent: AgentConfig | None = None  # this one or py_agent

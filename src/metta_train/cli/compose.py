@@ -22,6 +22,7 @@ from metta_train.cli.config_source import CONFIG_NAME, conf_folder
 from metta_train.cli.hydra_errors import Known, explain
 from metta_train.run_config import RunConfig, plain_values
 from metta_train.specs.config_errors import ConfigError
+from metta_train.training.run_folder import RunPaths
 
 NO_CHOICE = "none"
 
@@ -90,12 +91,20 @@ def compose(overrides: Sequence[str], source: ConfigSource) -> Composition:
     """
     extra = [] if source.extra_folder is None else [f"hydra.searchpath=[{quoted(source.extra_folder.as_uri())}]"]
     with initialize_config_dir(str(source.folder), job_name="metta-train", version_base="1.3"):
+        _refuse_lists(overrides, GlobalHydra.instance().config_loader().list_groups(""))
+        _refuse_two_agents(overrides)
         try:
-            composition = _composed(source.name, [*extra, *overrides])
+            return _composed(source.name, [*extra, *overrides])
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(explain(error, overrides, _known(source.name, overrides))) from error
-    _refuse_two_agents(overrides)
-    return composition
+
+
+def located(data_dir: Path, run: str) -> Path:
+    """The folder of a run; refuses names that lead elsewhere with a ConfigError, before anything is written."""
+    try:
+        return RunPaths.locate(data_dir, run).folder
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def resolved(composition: Composition) -> dict[str, Any]:
@@ -120,6 +129,14 @@ def _composed(name: str, overrides: Sequence[str]) -> Composition:
     with open_dict(tree):
         del tree["hydra"]
     return Composition(tree, choices)
+
+
+def _refuse_lists(overrides: Sequence[str], groups: Sequence[str]) -> None:
+    """Hydra merges the options of a list; no group of ours is made for that."""
+    for group in groups:
+        written = choice_of(group, overrides)
+        if written is not None and written.startswith("["):
+            raise ConfigError(f"{group}={written}: needs one choice, got a list")
 
 
 def _refuse_two_agents(overrides: Sequence[str]) -> None:

@@ -12,10 +12,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 
-from metta_train.cli.compose import ConfigSource, compose, quoted, resolved
+from metta_train.cli.compose import ConfigSource, compose, located, quoted, resolved
 from metta_train.cli.hydra_errors import malformed
 from metta_train.specs.config_errors import ConfigError
-from metta_train.training.run_folder import RunPaths
 
 RESERVED = ("hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir", "hydra.output_subdir", "hydra.mode")
 
@@ -49,7 +48,7 @@ def plan_sweep(overrides: Sequence[str], source: ConfigSource) -> Sweep:
     names = [first["run"], *(job["run"] for job in others)]
     for name in names:
         if name is not None:
-            RunPaths.locate(data_dir, str(name))
+            located(data_dir, str(name))
     swept_names = any(o.key_or_group == "run" and o.is_sweep_override() for o in _parsed(overrides))
     if swept_names or first["run"] is None:
         name = f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"

@@ -17,13 +17,12 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from metta_train.cli.compose import Composition, ConfigSource, compose, run_config
+from metta_train.cli.compose import Composition, ConfigSource, compose, located, run_config
 from metta_train.cli.config_source import CONFIG_NAME, conf_folder
 from metta_train.cli.exit_codes import CRASH, DONE, INTERRUPTED, exit_code_of
 from metta_train.cli.sweep import Sweep, plan_sweep
 from metta_train.run_config import RunConfig
 from metta_train.specs.config_errors import ConfigError, nearest_choice
-from metta_train.training.run_folder import RunPaths
 
 PROGRAM = "metta-train"
 
@@ -65,7 +64,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 def _run(composition: Composition, command: Sequence[str]) -> int:
     config = run_config(composition)
-    RunPaths.locate(config.data_dir, config.run)  # refuses names that lead elsewhere, before anything is written
+    located(config.data_dir, config.run)
     return _train(config, command)
 
 

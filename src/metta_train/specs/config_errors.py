@@ -62,17 +62,21 @@ def unknown_key(key: str, known: Iterable[str]) -> str:
 
 
 def nearest_key(key: str, known: Sequence[str]) -> str | None:
-    """The dotted key that was probably meant: a neighbour, else the same name elsewhere, else a similar path."""
-    parent, _, name = key.rpartition(".")
-    siblings = {k.rpartition(".")[2]: k for k in known if k.rpartition(".")[0] == parent}
-    near = difflib.get_close_matches(name, siblings, n=1, cutoff=0.6)
+    """The dotted key that was probably meant: mended in every part, or of the same name; else its mended beginning."""
+    parts, mended = key.split("."), ""
+    for number, part in enumerate(parts):
+        siblings = [k.removeprefix(mended) for k in known if k.startswith(mended) and "." not in k.removeprefix(mended)]
+        near = [part] if part in siblings else difflib.get_close_matches(part, siblings, n=1, cutoff=0.6)
+        if not near:
+            break
+        mended += f"{near[0]}."
+        if number == len(parts) - 1:
+            return mended[:-1]
+    same_name = [k for k in known if k.rpartition(".")[2] == parts[-1]]
+    near = difflib.get_close_matches(key, same_name, n=1, cutoff=0.0)
     if near:
-        return siblings[near[0]]
-    same_name = [k for k in known if k.rpartition(".")[2] == name]
-    near = difflib.get_close_matches(key, same_name, n=1, cutoff=0.0) or difflib.get_close_matches(
-        key, known, n=1, cutoff=0.8
-    )
-    return near[0] if near else None
+        return near[0]
+    return None if key.startswith(mended) else mended[:-1]
 
 
 def nearest_choice(value: object, choices: Sequence[str]) -> str:
@@ -129,6 +133,9 @@ def _message(path: Path, problem: ErrorDetails, values: Mapping[str, Any], schem
     if kind == "value_error":
         return _own_message(path, problem, got)
     nodes = _nodes_at(schema, path, values)
+    groups = [node for node in nodes if node.get("type") == "object"]
+    if len(groups) > 1:  # branches of a union; their keys would fill lines
+        nodes = [{"type": "object"}, *(node for node in nodes if node not in groups)]
     needs = " or ".join(dict.fromkeys(_needs(node) for node in nodes)) or problem["msg"]
     if kind == "missing":
         return f"{key}: missing; needs {needs}"

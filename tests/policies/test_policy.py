@@ -191,6 +191,22 @@ def test_too_many_names_change_nothing(name):
     assert policy.active_rows.tolist() == [1, 2]
 
 
+@pytest.mark.parametrize("name", FAST_AGENTS)
+@pytest.mark.parametrize("share", [0.0, 0.2], ids=["no resets", "resets"])
+def test_autocast_keeps_the_state_and_what_is_stored_in_float32(name, share):
+    policy = build(name)
+    observations, state, _ = given(policy)
+    resets = random_resets(ROWS, STEPS, share)
+    exact = policy(observations, state, resets)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = policy(observations, state, resets)
+        step = policy.act(observations[:, 0], state, resets[:, 0])
+        evaluation = policy.evaluate_actions(observations, torch.zeros(ROWS, STEPS, dtype=torch.int64), state, resets)
+    stored = [*output.state.tensors, *step.state.tensors, step.log_probs, step.values]
+    assert {t.dtype for t in (*stored, evaluation.log_probs, evaluation.entropy, evaluation.values)} == {torch.float32}
+    torch.testing.assert_close(output.values.float(), exact.values, rtol=0, atol=0.01)
+
+
 def test_state_of_a_policy_without_memory_is_empty():
     policy = build("agent=mlp")
     assert policy.state_shapes == ()

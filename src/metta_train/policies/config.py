@@ -30,7 +30,7 @@ class SourceConfig(ConfigModel):
 class ComponentConfig(ConfigModel):
     """A component: its class, its inputs, and settings that the class itself knows."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", serialize_by_alias=True)
 
     class_name: str = Field(alias="class")
     sources: list[str | SourceConfig] = Field(default_factory=list)

@@ -81,4 +81,5 @@ def _run_cut(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
 def _run_piece(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
     hidden, cell = (tensor.transpose(0, 1).contiguous() for tensor in state.tensors)
     outputs, (hidden, cell) = lstm(inputs, (hidden, cell))
-    return outputs, RecurrentState((hidden.transpose(0, 1), cell.transpose(0, 1)))
+    # Autocast returns bfloat16; the state that segments store is float32.
+    return outputs, RecurrentState((hidden.transpose(0, 1).float(), cell.transpose(0, 1).float()))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ import pytest
 import wandb
 from wandb.errors import CommError
 
+from metta_train.reporting import wandb_reporter
 from metta_train.reporting.config import WandbConfig
 from metta_train.reporting.metric_names import metrics_of
 from metta_train.reporting.reporter import RunHeader, RunOutcome
@@ -37,7 +39,7 @@ DONE = RunOutcome(state="done", epoch=2, agent_step=2000, elapsed=4.0)
 
 @pytest.fixture(autouse=True)
 def _no_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE", "NETRC"):
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE", "WANDB_BASE_URL", "NETRC"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
 
@@ -179,7 +181,32 @@ def test_online_without_a_key_goes_offline_and_never_asks(tmp_path: Path, caplog
     assert "no wandb key is configured" in caplog.text
 
 
-def test_a_server_that_does_not_answer_means_offline(
+def test_a_server_that_accepts_and_says_nothing_means_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setattr(wandb_reporter, "_PROBE_TIMEOUT", 0.2)
+        reporter = WandbReporter(CONFIG, mode="online", run_id="kept1234")
+        reporter.start(header(tmp_path))
+        reporter.record(epoch_record())
+        reporter.finish(DONE)
+    assert len(history(tmp_path)) == 1
+    assert reporter.run_id == "kept1234"
+    assert "does not answer (timed out); wandb reports offline" in caplog.text
+
+
+@pytest.mark.parametrize("address", ["file:///etc/passwd", "ftp://x", "nonsense"])
+def test_only_http_addresses_are_asked(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", address)
+    assert "is not an http address" in (wandb_reporter._obstacle() or "")
+
+
+def test_a_server_that_does_not_let_the_run_in_means_offline_under_a_new_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     real_init = wandb.init
@@ -190,13 +217,14 @@ def test_a_server_that_does_not_answer_means_offline(
         return real_init(**arguments)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    reporter = WandbReporter(CONFIG, mode="online")
+    monkeypatch.setattr(wandb_reporter, "_obstacle", lambda: None)
+    reporter = WandbReporter(CONFIG, mode="online", run_id="kept1234")
     reporter.start(header(tmp_path))
     reporter.record(epoch_record())
     reporter.finish(DONE)
     assert len(history(tmp_path)) == 1
-    assert "wandb cannot be reached (Run initialization has timed out); reporting offline" in caplog.text
+    assert reporter.run_id != "kept1234"
+    assert "wandb does not start online (Run initialization has timed out); it reports offline" in caplog.text
 
 
 def test_whatever_wandb_raises_becomes_one_warning(

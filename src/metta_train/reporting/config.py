@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 
 from metta_train.specs.config_model import ConfigModel
 
-DEFAULT_HOST = "https://api.wandb.ai"
+DEFAULT_SERVER = "https://api.wandb.ai"
 
 
 class WandbConfig(ConfigModel):
@@ -63,7 +63,7 @@ def has_wandb_key(environ: Mapping[str, str], home: Path) -> bool:
     """True when wandb would find a key: in the environment, or for its server in the netrc file."""
     if environ.get("WANDB_API_KEY") or environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
-    host = urlsplit(environ.get("WANDB_BASE_URL") or DEFAULT_HOST).hostname or ""
+    host = urlsplit(environ.get("WANDB_BASE_URL") or DEFAULT_SERVER).hostname or ""
     files = [Path(environ["NETRC"])] if environ.get("NETRC") else [home / ".netrc", home / "_netrc"]
     return any(_netrc_has(file, host) for file in files)
 

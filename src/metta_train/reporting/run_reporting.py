@@ -22,11 +22,16 @@ class RunReporting:
 
     Attributes:
         reporters: to be started, told and finished by the training.
-        wandb_run_id: belongs into every checkpoint; None without wandb.
+        wandb: one of them; None without wandb.
     """
 
     reporters: Reporters
-    wandb_run_id: str | None
+    wandb: WandbReporter | None
+
+    @property
+    def wandb_run_id(self) -> str | None:
+        """Belongs into every checkpoint; None without wandb. Ask again each time: an outage can change it."""
+        return None if self.wandb is None else self.wandb.run_id
 
 
 @contextmanager
@@ -55,13 +60,12 @@ def run_reporting(
     with run_logging(log_file, progress):
         reporters: list[Reporter] = [JsonlReporter(metrics_file)]
         mode = resolved_mode(wandb.mode, environ, Path.home())
-        run_id = None
+        wandb_reporter = None
         if mode != "off":
             wandb_reporter = WandbReporter(
                 wandb, mode=mode, run_id=wandb_run_id, group=sweep, upload_interval=upload_interval
             )
-            run_id = wandb_reporter.run_id
             reporters.append(wandb_reporter)
         # Last: its summary is the last thing on the terminal, after any warning of the others.
         reporters.append(console_reporter(progress, stdout_console(), environ))
-        yield RunReporting(Reporters(reporters), run_id)
+        yield RunReporting(Reporters(reporters), wandb_reporter)

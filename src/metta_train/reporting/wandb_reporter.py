@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import http.client
 import logging
 import os
 import queue
 import secrets
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
-from metta_train.reporting.config import WandbConfig, has_wandb_key
+from metta_train.reporting.config import DEFAULT_SERVER, WandbConfig, has_wandb_key
 from metta_train.reporting.metric_names import (
     AGENT_STEP,
     REWARD_VS_TOTAL_TIME,
@@ -22,7 +26,7 @@ from metta_train.reporting.metric_names import (
     TOTAL_TIME,
     metrics_of,
 )
-from metta_train.reporting.redaction import redact_config
+from metta_train.reporting.redaction import redact_config, redact_text
 from metta_train.reporting.reporter import Reporter, RunHeader, RunOutcome
 from metta_train.specs.records import EpochRecord
 
@@ -30,7 +34,8 @@ if TYPE_CHECKING:
     import wandb
 
 _QUEUE_LENGTH = 1000  # epochs that may wait for wandb before the newest are left out
-_INIT_TIMEOUT = 30.0  # seconds until an unreachable server means offline
+_PROBE_TIMEOUT = 5.0  # seconds until a server that does not answer means offline
+_INIT_TIMEOUT = 30.0  # seconds until one that answers, but does not let the run in, means offline
 _FINISH_TIMEOUT = 60.0  # seconds that the end of a training waits for wandb
 
 logger = logging.getLogger(__name__)
@@ -58,6 +63,9 @@ class WandbReporter(Reporter):
     """One wandb run; every reporter has its own, also several in one process (multirun).
 
     Nothing here raises or waits: what goes wrong with wandb becomes a warning, and metrics.jsonl stays complete.
+
+    Attributes:
+        run_id: of the wandb run; changes once if wandb has to start again offline, so read it when it is needed.
 
     Args:
         config: project, names and tags.
@@ -156,19 +164,19 @@ class WandbReporter(Reporter):
     def _open(self, header: RunHeader) -> wandb.Run:
         import wandb
 
+        wandb.setup(wandb.Settings(silent=True))
         mode = self._mode
-        # Without a key wandb would ask for one on the terminal, below the dashboard.
-        if mode == "online" and not has_wandb_key(os.environ, Path.home()):
-            logger.warning(
-                "no wandb key is configured (`wandb login`); reporting offline into %s", header.folder / "wandb"
-            )
+        obstacle = _obstacle() if mode == "online" else None
+        if obstacle is not None:
+            logger.warning("%s; wandb reports offline into %s", obstacle, header.folder / "wandb")
             mode = "offline"
         try:
             run = self._init(header, mode)
         except wandb.Error as error:
             if mode == "offline":
                 raise
-            logger.warning("wandb cannot be reached (%s); reporting offline", _first_line(error))
+            logger.warning("wandb does not start online (%s); it reports offline", _first_line(error))
+            self.run_id = secrets.token_hex(4)  # wandb keeps the id of the failed start in use
             run = self._init(header, "offline")
         run.define_metric("metric/*")
         run.define_metric("*", step_metric=AGENT_STEP)
@@ -224,6 +232,23 @@ class WandbReporter(Reporter):
         for file in sorted(upload.path.iterdir()):  # add_dir would print into the dashboard
             artifact.add_file(str(file))
         run.log_artifact(artifact)
+
+
+def _obstacle() -> str | None:
+    """Why a run cannot be online, found out within seconds; None if nothing speaks against it."""
+    # Without a key wandb would ask for one on the terminal, below the dashboard.
+    if not has_wandb_key(os.environ, Path.home()):
+        return "no wandb key is configured (`wandb login`)"
+    server = os.environ.get("WANDB_BASE_URL") or DEFAULT_SERVER
+    if urlsplit(server).scheme not in ("http", "https"):
+        return f"WANDB_BASE_URL={redact_text(server)!r} is not an http address"
+    try:
+        with urllib.request.urlopen(server, timeout=_PROBE_TIMEOUT):  # follows the proxy settings, as wandb does
+            return None
+    except urllib.error.HTTPError:
+        return None  # an answer, whatever it says
+    except (OSError, http.client.HTTPException) as error:
+        return f"{redact_text(server)} does not answer ({_first_line(error)})"
 
 
 def _first_line(error: Exception) -> str:

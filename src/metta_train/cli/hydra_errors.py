@@ -46,6 +46,11 @@ def explain(error: Exception, overrides: Sequence[str], known: Known) -> str:
                 f"{quoted[1]}: several values for one run; -m makes a run for each, "
                 f"quotes make them one text: \"{key}='{value}'\""
             )
+    if text.startswith("Error resolving interpolation"):
+        for override in overrides:
+            if override.startswith("~") and override[1:] in known.groups:
+                options = known.groups[override[1:]]
+                return f"{override}: a run needs a choice for each group; {override[1:]} has {', '.join(options)}"
     if "Config group override must be" in text:
         for override in overrides:
             key, _, value = override.lstrip("+").partition("=")

@@ -99,7 +99,7 @@ def compare_layers(reference: Trace, candidate: Trace, rows_and_steps: tuple[int
         others = theirs.get(layer, [])
         for number, call in enumerate(calls):
             if len(others) == len(calls):
-                placed += _compare_call(call, others[number], reference, candidate, rows_and_steps)
+                placed += _compare_call(call, others[number], rows_and_steps)
             elif number == 0:
                 note = f"{len(calls)} calls against {len(others)}"
                 place = Checkpoint(layer, "output", 0, call.outputs[0], None, call.operations[-1], None, note)
@@ -129,25 +129,17 @@ def _by_layer(calls: Sequence[LayerCall]) -> dict[str, list[LayerCall]]:
 
 
 def _compare_call(
-    ours: LayerCall, theirs: LayerCall, reference: Trace, candidate: Trace, rows_and_steps: tuple[int, int]
+    ours: LayerCall, theirs: LayerCall, rows_and_steps: tuple[int, int]
 ) -> list[tuple[int, int, Checkpoint]]:
     places: list[tuple[int, int, Checkpoint]] = []
     first, last = ours.operations[0], ours.operations[-1]
     for number, (tensor, source) in enumerate(zip(ours.inputs, ours.sources, strict=True)):
         other = theirs.inputs[number] if number < len(theirs.inputs) else None
         places.append((first, 0, _checkpoint(ours.layer, "input", number, tensor, other, source, rows_and_steps)))
-    # Results of different kinds of operations are not comparable: a product without its bias, a part of a layer.
-    if _operators(reference, ours) == _operators(candidate, theirs):
-        for number, tensor in enumerate(ours.outputs):
-            other = theirs.outputs[number] if number < len(theirs.outputs) else None
-            places.append((last, 1, _checkpoint(ours.layer, "output", number, tensor, other, last, rows_and_steps)))
+    for number, tensor in enumerate(ours.outputs):
+        other = theirs.outputs[number] if number < len(theirs.outputs) else None
+        places.append((last, 1, _checkpoint(ours.layer, "output", number, tensor, other, last, rows_and_steps)))
     return places
-
-
-def _operators(trace: Trace, call: LayerCall) -> set[str]:
-    return {
-        name for index in call.operations for name in trace.operations[index].parameters if owner(name) == call.layer
-    }
 
 
 def _checkpoint(

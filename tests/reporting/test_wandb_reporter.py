@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -263,3 +265,40 @@ def test_a_stalled_wandb_holds_neither_the_training_nor_its_end(
     assert time.monotonic() - started < 5.0
     assert "wandb did not finish within 0 s" in caplog.text
     release.set()
+
+
+def test_the_end_of_the_process_does_not_wait_for_a_stalled_server(tmp_path: Path) -> None:
+    code = (
+        "import sys, time\n"
+        "from pathlib import Path\n"
+        "from metta_train.reporting import wandb_reporter\n"
+        "from tests.reporting.test_wandb_reporter import CONFIG, DONE, epoch_record, header\n"
+        "wandb_reporter._PROBE_TIMEOUT = 0.2\n"
+        "reporter = wandb_reporter.WandbReporter(CONFIG, mode='online')\n"
+        "reporter.start(header(Path(sys.argv[1])))\n"
+        "reporter.record(epoch_record())\n"
+        "reporter.finish(DONE)\n"
+        "print(time.time())\n"
+    )
+    root = Path(__file__).parents[2]
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(64)
+        environ = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "PYTHONPATH": f"{root / 'src'}{os.pathsep}{root}",
+            "WANDB_API_KEY": "0" * 40,
+            "WANDB_BASE_URL": f"http://127.0.0.1:{silent.getsockname()[1]}",
+        }
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path)],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=True,
+        )
+        seconds_to_exit = time.time() - float(done.stdout)
+    assert len(history(tmp_path)) == 1
+    assert seconds_to_exit < 5.0

@@ -27,11 +27,13 @@ class Measurement:
         difference: largest absolute difference; inf where one side is not finite and the other one is, or where they
             cannot be subtracted; None where nothing comparable exists.
         note: how to read it, e.g. why it was not compared.
+        limit: largest difference that counts as equal, where the section's tolerance is not meant; None elsewhere.
     """
 
     subject: str
     difference: float | None
     note: str = ""
+    limit: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +79,8 @@ class Section:
 
     @property
     def largest_difference(self) -> float:
-        """Over all measurements; 0 where none has a number."""
-        return max((m.difference for m in self.measurements if m.difference is not None), default=0.0)
+        """Over the measurements that the section's tolerance is for; 0 where none has a number."""
+        return max((m.difference for m in self.measurements if m.difference is not None and m.limit is None), default=0.0)
 
 
 class UnusablePolicyError(ValueError):

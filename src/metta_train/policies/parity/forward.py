@@ -91,7 +91,7 @@ def compare_forward(pair: Pair, given: Sequence[Scenario], tolerance: float) -> 
     findings += [
         Finding(m.subject, f"one call of T steps and T calls of one step differ by {m.difference:.3g}", m.difference)
         for m in steps
-        if m.difference is not None and m.difference > max(tolerance, STEPWISE_TOLERANCE)
+        if m.difference is not None and m.difference > STEPWISE_TOLERANCE
     ]
     for title, run in zip(pair.titles, ("reference", "candidate"), strict=True):
         wrote = [c for c in comparisons if (c.reference if run == "reference" else c.candidate).wrote_observations]
@@ -126,6 +126,9 @@ def _layer_measurements(comparisons: Sequence[_Comparison]) -> list[Measurement]
     for comparison in comparisons:
         for checkpoint in comparison.checkpoints:
             if checkpoint.side == "input":
+                made = origin(comparison.reference.trace, checkpoint)
+                if made.kind == "observations" and checkpoint.difference is not None:
+                    largest[made.layer] = max(checkpoint.difference, largest.get(made.layer) or 0.0)
                 continue
             known = largest.get(checkpoint.layer)
             if checkpoint.difference is None:
@@ -186,7 +189,11 @@ def _stepwise_measurements(pair: Pair, given: Sequence[Scenario]) -> list[Measur
                 lambda policy=policy, scenario=scenario: _stepwise_difference(policy, scenario),
             )
             measurements.append(
-                Measurement(f"T steps against one call, {title}, {scenario.name}", difference)
+                Measurement(
+                    f"T calls of one step against one call, {title}, {scenario.name}",
+                    difference,
+                    limit=STEPWISE_TOLERANCE,
+                )
             )
     return measurements
 
@@ -222,7 +229,7 @@ def _layer_findings(pair: Pair, comparisons: Sequence[_Comparison], tolerance: f
 
 def _finding(pair: Pair, comparisons: Sequence[_Comparison], comparison: _Comparison, place: Checkpoint) -> Finding:
     made = _made_by(comparison.reference.trace, place)
-    causes = _distinct(_causes(pair, comparisons, comparison, place, made))
+    causes = _first_explanations(_stages(pair, comparisons, comparison, place, made))
     if place.side == "output" and made is None:
         subject, message = place.layer, f"{place.layer} gives other values for the same input"
     else:
@@ -231,7 +238,7 @@ def _finding(pair: Pair, comparisons: Sequence[_Comparison], comparison: _Compar
         if made.kind == "state":
             message = f"{made.layer} starts from another memory"
         elif place.side == "output":
-            message = f"{place.layer}: what {made.layer} gives is right, what is made of it differs"
+            message = f"what {made.layer} gives is right, but the {place.layer} made of it differ"
         else:
             message = f"what {made.layer} gives reaches {place.layer} in another form"
             if made.kind == "observations":
@@ -243,7 +250,7 @@ def _finding(pair: Pair, comparisons: Sequence[_Comparison], comparison: _Compar
         subject=subject,
         message=f"{message} (first seen in: {comparison.scenario.name}; {share:.0%} of the numbers differ)",
         difference=place.difference,
-        causes=causes[:MAX_CAUSES],
+        causes=causes,
     )
 
 
@@ -253,55 +260,57 @@ def _made_by(trace: Trace, place: Checkpoint) -> Origin | None:
     return None if is_layer_output else origin(trace, place)
 
 
-def _distinct(causes: Iterator[Cause]) -> tuple[Cause, ...]:
-    return tuple(dict.fromkeys(itertools.islice(causes, 2 * MAX_CAUSES)))
+def _first_explanations(stages: Iterator[Iterator[Cause]]) -> tuple[Cause, ...]:
+    """The causes of the first stage that finds any: later stages would say the same in other words."""
+    for stage in stages:
+        causes = tuple(dict.fromkeys(itertools.islice(stage, MAX_CAUSES)))
+        if causes:
+            return causes
+    return ()
 
 
-def _causes(
+def _stages(
     pair: Pair,
     comparisons: Sequence[_Comparison],
     comparison: _Comparison,
     place: Checkpoint,
     made: Origin | None,
-) -> Iterator[Cause]:
-    """Usual mistakes that explain the difference at `place`, the most likely first."""
-    if place.candidate is None:
+) -> Iterator[Iterator[Cause]]:
+    """Groups of usual mistakes to try at `place`, the most likely group first."""
+    candidate = place.candidate
+    if candidate is None:
         return
     trace, scenario = comparison.reference.trace, comparison.scenario
-    candidate = place.candidate
     layer = place.layer if made is None else made.layer
-    memory = _memory_causes(pair, comparisons) if comparison.has_memory else iter(())
-    if made is None:
-        yield from _parameter_causes(pair, scenario, place, layer)
-        yield from tensor_mistakes(f"what {layer} gives", place.reference, candidate, scenario.rows_and_steps)
-        yield from memory
+    where = f"what {layer} gives"
+    if place.layer.startswith("state "):
+        states = comparison.reference.output.state, comparison.candidate.output.state
+        yield explaining_state_mistakes(scenario.state, *states, scenario.resets)
+    elif made is None:
+        yield _parameter_causes(pair, scenario, place, layer)
     elif made.kind == "observations":
-        yield from _observation_causes(pair, scenario, place)
-        yield from tensor_mistakes(f"what {layer} gives", place.reference, candidate, scenario.rows_and_steps)
-        yield from memory
-    elif place.layer.startswith("state "):
-        outputs = comparison.reference.output.state, comparison.candidate.output.state
-        yield from explaining_state_mistakes(scenario.state, *outputs, scenario.resets)
-        yield from memory
+        yield _observation_causes(pair, scenario, place)
+    elif made.kind == "state":
+        where = f"the memory that {layer} starts from"
     else:
-        if made.kind == "state" or _takes_memory(trace, layer):
-            yield from memory
+        if comparison.has_memory and _takes_memory(trace, layer):
+            yield _memory_causes(pair, comparisons)
         if made.tensor is not None:
-            yield from activation_mistakes(layer, made.tensor, place.reference, candidate)
-        where = f"what {layer} gives to {place.layer}" if place.side == "input" else f"{place.layer}"
-        reader = place.layer
-        yield from wiring_mistakes(reader, candidate, _other_tensors(trace, place), f"what {layer} gives")
-        yield from tensor_mistakes(where, place.reference, candidate, scenario.rows_and_steps)
-        yield from _parameter_causes(pair, scenario, place, layer)
-        yield from memory
+            yield activation_mistakes(layer, made.tensor, place.reference, candidate)
+        yield _parameter_causes(pair, scenario, place, layer)
+        yield wiring_mistakes(place.layer, candidate, _other_tensors(trace, place), where)
+        where = f"{where} to {place.layer}" if place.side == "input" else f"the output {place.layer!r}"
+    if comparison.has_memory:
+        yield _memory_causes(pair, comparisons)
+    yield tensor_mistakes(where, place.reference, candidate, scenario.rows_and_steps)
 
 
 def _takes_memory(trace: Trace, layer: str) -> bool:
     for call in layer_calls(trace):
         if call.layer == layer:
             for source in call.sources:
-                parameters, inputs, _ = trace.roots(source)
-                if not parameters and any(name.startswith("state ") for name in inputs):
+                way = trace.way_back(source)
+                if not way.layers and any(name.startswith("state ") for name in way.inputs):
                     return True
     return False
 
@@ -367,9 +376,8 @@ def _other_tensors(trace: Trace, place: Checkpoint) -> list[tuple[str, Tensor]]:
             if operation.parameters:
                 name = f"what {owner(operation.parameters[0])} gives"
             else:
-                parameters, _, _ = trace.roots(index)
-                layers = sorted({owner(parameter) for parameter in parameters})
-                name = f"{operation.name} of {' and '.join(layers) or 'the observations'}"
+                layers = [owner(trace.operations[k].parameters[0]) for k in trace.way_back(index).layers]
+                name = f"{operation.name} of {' and '.join(dict.fromkeys(layers)) or 'the observations'}"
             found.append((name, tensor))
     return found
 

@@ -217,29 +217,12 @@ class Origin:
 
 def origin(trace: Trace, checkpoint: Checkpoint) -> Origin:
     """Go back from a place of the reference to what made it; a layer's own output is made by the layer."""
-    parameters, inputs, between = trace.roots(checkpoint.source)
-    if parameters:
-        calls = [call for call in layer_calls(trace) if _feeds(trace, call, checkpoint.source)]
-        nearest = max(calls, key=lambda call: call.operations[-1])
-        return Origin(nearest.layer, "layer", tuple(between), nearest.outputs[0])
-    if "observations" in inputs:
-        modules = [operation.module for operation in between if operation.module]
-        return Origin(modules[-1] if modules else "observations", "observations", tuple(between), None)
-    return Origin(checkpoint.layer, "state", tuple(between), None)
-
-
-def _feeds(trace: Trace, call: LayerCall, source: int | str) -> bool:
-    """True if a result of the call reaches `source` by operations on data alone."""
-    if source in call.operations:
-        return True
-    waiting, seen = [source], set()
-    while waiting:
-        here = waiting.pop()
-        if isinstance(here, str) or here in seen:
-            continue
-        seen.add(here)
-        if here == call.operations[-1]:
-            return True
-        if not trace.operations[here].parameters:
-            waiting.extend(trace.operations[here].sources)
-    return False
+    way = trace.way_back(checkpoint.source)
+    between = tuple(trace.operations[index] for index in way.between)
+    if way.layers:
+        nearest = trace.operations[max(way.layers)]
+        return Origin(owner(nearest.parameters[0]), "layer", between, nearest.outputs[0])
+    if way.inputs and all(name.startswith("state ") or name == "resets" for name in way.inputs):
+        return Origin(checkpoint.layer, "state", between, None)
+    modules = [operation.module for operation in between if operation.module]
+    return Origin(modules[-1] if modules else "observations", "observations", between, None)

@@ -115,7 +115,7 @@ def tensor_mistakes(
             yield Cause("normalization", f"{name} is applied to {where}")
         if roughly_equal(reference, function(candidate)):
             yield Cause("normalization", f"{name} is missing on {where}")
-    for axis in range(1, reference.dim()):
+    for axis in range(reference.dim()):
         for kind, function in (("softmax", functional.softmax), ("log_softmax", functional.log_softmax)):
             if roughly_equal(function(reference, dim=axis), candidate):
                 yield Cause("softmax", f"{kind} over axis {axis} is applied to {where}")
@@ -183,9 +183,10 @@ def _scales(where: str, reference: Tensor, candidate: Tensor) -> Iterator[Cause]
         ratios = candidate[kept] / reference[kept]
         if roughly_equal(ratios, torch.full_like(ratios, float(ratios.median()))):
             yield Cause("dropout", f"{dropped:.0%} of {where} is dropped (as dropout does), the rest is scaled")
-    for low, high in ((float(candidate.min()), float(candidate.max())),):
-        if roughly_equal(reference.clamp(low, high), candidate):
-            yield Cause("clamp", f"{where} is clamped to {low:.4g}..{high:.4g}")
+    low, high = float(candidate.min()), float(candidate.max())
+    inside = (reference > low) & (reference < high)
+    if bool(inside.any()) and not bool(inside.all()) and roughly_equal(reference.clamp(low, high), candidate):
+        yield Cause("clamp", f"{where} is clamped to {low:.4g}..{high:.4g}")
 
 
 def wiring_mistakes(

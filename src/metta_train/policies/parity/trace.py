@@ -45,32 +45,37 @@ class Trace:
     outputs: Mapping[str, Tensor]  # "logits", "values", "state 0", ...
     output_sources: Mapping[str, int | str]
 
-    def roots(self, source: int | str) -> tuple[set[str], set[str], list[Operation]]:
-        """What a tensor was made from, going back to the nearest parameters.
-
-        Returns:
-            Names of parameters whose operations end the way back, names of policy inputs that do, and the operations
-            on data alone in between, in order of execution.
-        """
-        parameters: set[str] = set()
+    def way_back(self, source: int | str) -> WayBack:
+        """From a tensor back to the nearest layers and policy inputs that it was made from."""
+        layers: set[int] = set()
         inputs: set[str] = set()
-        between: dict[int, Operation] = {}
-        waiting, seen = [source], set()
+        between: set[int] = set()
+        waiting: list[int | str] = [source]
         while waiting:
             here = waiting.pop()
-            if here in seen:
-                continue
-            seen.add(here)
             if isinstance(here, str):
                 inputs.add(here)
-                continue
-            operation = self.operations[here]
-            if operation.parameters:
-                parameters.update(operation.parameters)
-            else:
-                between[here] = operation
-                waiting.extend(operation.sources)
-        return parameters, inputs, [between[index] for index in sorted(between)]
+            elif self.operations[here].parameters:
+                layers.add(here)
+            elif here not in between:
+                between.add(here)
+                waiting.extend(self.operations[here].sources)
+        return WayBack(tuple(sorted(layers)), frozenset(inputs), tuple(sorted(between)))
+
+
+@dataclass(frozen=True, slots=True)
+class WayBack:
+    """What a tensor was made from.
+
+    Attributes:
+        layers: indices of the nearest operations that use parameters.
+        inputs: names of the policy's inputs that lead here without one.
+        between: indices of the operations on data alone that lie between, ascending.
+    """
+
+    layers: tuple[int, ...]
+    inputs: frozenset[str]
+    between: tuple[int, ...]
 
 
 class Recorder(TorchFunctionMode):
@@ -81,6 +86,8 @@ class Recorder(TorchFunctionMode):
         self.operations: list[Operation] = []
         self._alive: list[Tensor] = []  # ids are unique only among living tensors
         self._weights: dict[int, tuple[str, ...]] = {id(p): (name,) for name, p in policy.named_parameters()}
+        # Buffers and fresh whole numbers (indices) are as fixed as parameters. Other fresh tensors may hold what left
+        # torch on the way, through a list or NumPy.
         self._constants: set[int] = {id(b) for b in policy.buffers()}
         self._sources: dict[int, int | str] = {id(tensor): name for name, tensor in inputs.items()}
         self._modules: list[str] = []
@@ -132,7 +139,7 @@ class Recorder(TorchFunctionMode):
             for tensor in results:
                 if names:  # a selection or another form of parameters is still parameters
                     self._weights.setdefault(id(tensor), names)
-                elif id(tensor) not in self._sources:
+                elif id(tensor) not in self._sources and not tensor.dtype.is_floating_point:
                     self._constants.add(id(tensor))
         return result
 

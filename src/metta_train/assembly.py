@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Generator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,9 +19,12 @@ from metta_train.policies.build import build_policy_from
 from metta_train.policies.policy import Policy
 from metta_train.policies.uniform import UniformPolicy
 from metta_train.policies.weights import WeightAnchors
+from metta_train.reporting.console import stderr_console
 from metta_train.reporting.next_commands import continue_commands
 from metta_train.reporting.reporter import RunHeader, RunOutcome
-from metta_train.reporting.run_reporting import RunReporting, run_reporting
+from metta_train.reporting.run_logging import run_logging
+from metta_train.reporting.run_reporting import RunReporting, build_reporting
+from metta_train.reporting.storage import StorageError
 from metta_train.run_config import RunConfig
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.random_streams import derived_seed
@@ -93,27 +96,26 @@ def train(config: RunConfig, command: Sequence[str] = ()) -> Generator[EpochReco
     design = _design(config)
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder.open(config.data_dir, config.run))
+        progress_console = stderr_console()
+        stack.enter_context(run_logging(folder.paths.log, progress_console))
         checkpoints.remove_unfinished(folder.paths.checkpoints)
         checkpoint = checkpoints.newest_good(folder.paths.checkpoints)
         changes = folder.adopt_config(config.plain(), resuming=checkpoint is not None)
         folder.record_invocation(command)
-        progress = Progress() if checkpoint is None else checkpoint.state.progress
-        reporting = stack.enter_context(
-            run_reporting(
-                folder.paths.metrics,
-                folder.paths.log,
-                config.wandb,
-                wandb_run_id=None if checkpoint is None else checkpoint.state.wandb_run_id,
-                upload_interval=config.trainer.checkpoint.wandb_checkpoint_interval,
-            )
-        )
         if checkpoint is not None:
             logger.info("continuing from %s", checkpoint.path)
         for change in changes:
             logger.info("changed since the last start: %s", change)
+        reporting = build_reporting(
+            progress_console,
+            folder.paths.metrics,
+            config.wandb,
+            wandb_run_id=None if checkpoint is None else checkpoint.state.wandb_run_id,
+            upload_interval=config.trainer.checkpoint.wandb_checkpoint_interval,
+        )
+        progress = Progress() if checkpoint is None else checkpoint.state.progress
         trainer = _trainer(design, folder, _training_state(design, checkpoint), progress, reporting, stack)
-        reporters = reporting.reporters
-        reporters.start(_header(design, folder, progress))
+        reporting.reporters.start(_header(design, folder, progress))
         reward: float | None = None
         try:
             for record in trainer.epochs():
@@ -124,12 +126,13 @@ def train(config: RunConfig, command: Sequence[str] = ()) -> Generator[EpochReco
             stopped = isinstance(error, KeyboardInterrupt | GeneratorExit)
             message = f"{type(error).__name__}: {error}".removesuffix(": ")
             outcome = _outcome("interrupted" if stopped else "failed", trainer, folder, config, command, message)
-            folder.write_status(_status(outcome.state, trainer, config, reward, message))
-            reporters.finish(outcome)
+            reporting.reporters.finish(outcome)
+            with suppress(StorageError):  # perhaps the very reason why it failed; the error itself is what matters
+                folder.write_status(_status(outcome.state, trainer, config, reward, message))
             raise
         outcome = _outcome("done", trainer, folder, config, command)
         folder.write_status(_status("done", trainer, config, reward))
-        reporters.finish(outcome)
+        reporting.reporters.finish(outcome)
         return outcome
 
 

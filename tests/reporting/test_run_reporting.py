@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from metta_train.reporting.config import WandbConfig
+from metta_train.reporting.console import stderr_console
 from metta_train.reporting.reporter import RunHeader, RunOutcome
-from metta_train.reporting.run_reporting import run_reporting
+from metta_train.reporting.run_reporting import build_reporting
 from tests.fakes.epoch_records import epoch_record
 
 
@@ -31,14 +32,13 @@ def test_a_run_without_wandb_is_reported_completely(tmp_path: Path, monkeypatch:
         total_parameters=1,
         total_timesteps=9,
     )
-    metrics, log = tmp_path / "metrics.jsonl", tmp_path / "train.log"
-    with run_reporting(metrics, log, wandb_config("off"), environ={}) as reporting:
-        assert reporting.wandb_run_id is None
-        reporting.reporters.start(header)
-        reporting.reporters.record(epoch_record())
-        reporting.reporters.finish(RunOutcome("done", 1, 1000, 2.0))
+    metrics = tmp_path / "metrics.jsonl"
+    reporting = build_reporting(stderr_console(), metrics, wandb_config("off"), environ={})
+    assert reporting.wandb_run_id is None
+    reporting.reporters.start(header)
+    reporting.reporters.record(epoch_record())
+    reporting.reporters.finish(RunOutcome("done", 1, 1000, 2.0))
     assert json.loads(metrics.read_text())["metric/agent_step"] == 1000.0
-    assert log.exists()
     assert "epoch 1 | step 1,000" in err.getvalue()
     assert out.getvalue().startswith("done: a at 1,000 agent steps")
     assert not (tmp_path / "wandb").exists()
@@ -48,8 +48,8 @@ def test_the_wandb_run_id_is_made_or_kept(tmp_path: Path) -> None:
     config = wandb_config("offline")
     ids = []
     for given in (None, None, "kept1234"):
-        with run_reporting(tmp_path / "m", tmp_path / "l", config, wandb_run_id=given, environ={}) as reporting:
-            ids.append(reporting.wandb_run_id)
+        reporting = build_reporting(stderr_console(), tmp_path / "m", config, wandb_run_id=given, environ={})
+        ids.append(reporting.wandb_run_id)
     assert ids[2] == "kept1234"
     assert None not in ids
     assert len(set(ids)) == 3

@@ -100,29 +100,30 @@ class Trainer:
                 update = self._updater.update(
                     rollout.segments, values, share_done, gradient_stats=_due(epoch, self._plan.gradient_stats_interval)
                 )
-            self.progress = self._advance(rollout, update)
             if _due(epoch, self._plan.evaluate_interval):
                 self._evaluation = self._evaluate(epoch)
-            if _due(epoch, self._plan.checkpoint_interval) or self._finished():
-                self._checkpoint()
             epoch_ended = perf_counter()
             seconds, epoch_started = epoch_ended - epoch_started, epoch_ended
             self.elapsed = epoch_ended - run_started
-            self.progress = replace(self.progress, total_time=self.progress.total_time + seconds)
+            self.progress = self._advance(rollout, update, seconds)
             record = self._record(values, rollout, update, seconds)
+            # Told before saved: a run that continues from the checkpoint finds every epoch before it in the metrics.
             self._reporters.record(record)
+            if _due(epoch, self._plan.checkpoint_interval) or self._finished():
+                self._checkpoint()
             yield record
 
     def _finished(self) -> bool:
         return self.progress.agent_step >= self._plan.total_timesteps
 
-    def _advance(self, rollout: Rollout, update: Update) -> Progress:
+    def _advance(self, rollout: Rollout, update: Update, seconds: float) -> Progress:
         return replace(
             self.progress,
             epoch=self.progress.epoch + 1,
             agent_step=self.progress.agent_step + rollout.stats.agent_steps,
             optimizer_steps=self.progress.optimizer_steps + update.stats.num_minibatches,
             train_time=self.progress.train_time + rollout.seconds + update.seconds,
+            total_time=self.progress.total_time + seconds,
         )
 
     def _checkpoint(self) -> None:
@@ -130,7 +131,7 @@ class Trainer:
         self._saved_epoch = self.progress.epoch
         self._reporters.checkpoint_saved(folder, self.progress.epoch, self.progress.agent_step)
 
-    def _record(self, values: HyperparameterValues, rollout: Rollout, update: Update, total: float) -> EpochRecord:
+    def _record(self, values: HyperparameterValues, rollout: Rollout, update: Update, seconds: float) -> EpochRecord:
         epoch = self.progress.epoch
         return EpochRecord(
             epoch=epoch,
@@ -143,8 +144,8 @@ class Trainer:
                 rollout=rollout.seconds,
                 rollout_env=rollout.env_seconds,
                 train=update.seconds,
-                other=max(0.0, total - rollout.seconds - update.seconds),
-                total=total,
+                other=max(0.0, seconds - rollout.seconds - update.seconds),
+                total=seconds,
                 elapsed=self.elapsed,
                 train_time=self.progress.train_time,
                 total_time=self.progress.total_time,

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,8 @@ def compose(overrides: Sequence[str], source: ConfigSource) -> Composition:
     Raises:
         ConfigError: an override or group that does not exist, is malformed, or contradicts another one.
     """
-    extra = [] if source.extra_folder is None else [f"hydra.searchpath=[{quoted(source.extra_folder.as_uri())}]"]
-    with initialize_config_dir(str(source.folder), job_name="metta-train", version_base="1.3"):
+    extra = [] if source.extra_folder is None else [f"hydra.searchpath=[{quoted(f'file://{source.extra_folder}')}]"]
+    with _hydra_at(source.folder):
         _refuse_lists(overrides, GlobalHydra.instance().config_loader().list_groups(""))
         _refuse_two_agents(overrides)
         try:
@@ -121,6 +122,18 @@ def choice_of(group: str, overrides: Sequence[str]) -> str | None:
     """What the overrides choose for a group, as written; None when they leave it."""
     chosen = [o.partition("=")[2] for o in overrides if o.lstrip("+").partition("=")[0] == group and "=" in o]
     return chosen[-1] if chosen else None
+
+
+@contextmanager
+def _hydra_at(folder: Path) -> Iterator[None]:
+    """Hydra's one global instance, for us; whoever had it before gets it back."""
+    before = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(folder), job_name="metta-train", version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = before  # by now another instance: Hydra replaces it
 
 
 def _composed(name: str, overrides: Sequence[str]) -> Composition:

@@ -87,13 +87,15 @@ def _not_there(key: str, overrides: Sequence[str], known: Known) -> str:
     top = key.partition(".")[0]
     if top in ("agent", "py_agent") and "." in key and known.tree.get(top) is None:
         other = "py_agent" if top == "agent" else "agent"
-        there = f"{other}.{key.partition('.')[2]}"
-        hint = f"; did you mean {there}?" if there in _keys(known) else ""
+        near = nearest_key(f"{other}.{key.partition('.')[2]}", [k for k in _keys(known) if k.startswith(other)])
+        hint = f"; did you mean {near}?" if near else ""
         return f"{override}: {other}={known.choices.get(other)} is chosen, so {top} has no keys{hint}"
     keys = _keys(known)
     if takes_new_keys(key, known.tree):
-        near = nearest_key(key, keys)
-        return f"{override}: no such key here yet; " + (f"did you mean {near}?" if near else f"+{override} adds it")
+        parent, _, name = key.rpartition(".")
+        near = nearest_key(name, [k.rpartition(".")[2] for k in keys if k.rpartition(".")[0] == parent])
+        advice = f"did you mean {parent}.{near}?" if near else f"+{override} adds it"
+        return f"{override}: no such key here yet; {advice}"
     return f"{override}: {unknown_key(key, keys)}"
 
 

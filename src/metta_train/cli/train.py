@@ -135,6 +135,8 @@ def _hydra_main(arguments: list[str], source: ConfigSource, job: Callable[[DictC
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing and exiting
     try:
         hydra.main(config_path=str(source.folder), config_name=source.name, version_base="1.3")(job)()
+    except SystemExit as error:  # --help and --hydra-help
+        return error.code if isinstance(error.code, int) else DONE
     finally:
         sys.argv = before
         os.environ.pop("HYDRA_FULL_ERROR")

@@ -165,8 +165,6 @@ def _tag_message(key: str, problem: ErrorDetails, got: object) -> str:
     context = problem.get("ctx", {})
     name = str(context.get("discriminator", "type")).strip("'")
     choices = [choice.strip(" '") for choice in str(context.get("expected_tags", "")).split(",") if choice.strip(" '")]
-    if not isinstance(got, Mapping):
-        return f"{key}={shown(got)}: needs a group of keys with {name}"
     tag = cast("Mapping[str, Any]", got).get(name)
     if tag is None:
         return f"{key}.{name}: missing" + (f"; needs {_one_of(choices)}" if choices else "")

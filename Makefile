@@ -5,6 +5,9 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# pyright comes whole from its package; it need not ask the network for a newer one.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
 .DEFAULT_GOAL := help
 .PHONY: help train test check format install install-dev clean
 

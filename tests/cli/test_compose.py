@@ -7,9 +7,10 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from metta_train import load_config
-from metta_train.cli.compose import ConfigSource, choice_of, compose, generated_name, quoted
+from metta_train.cli.compose import Composition, choice_of, generated_name, quoted
 from metta_train.cli.config_source import conf_folder
 from metta_train.policies.config import AgentConfig, PyAgentConfig
 from metta_train.specs.config_errors import ConfigError
@@ -101,9 +102,8 @@ def test_names_are_generated_once_per_run() -> None:
 
 @given(agent=st.text(min_size=1), env=st.text())
 def test_generated_names_are_valid(agent: str, env: str) -> None:
-    composition = compose(["agent=fast"], ConfigSource(conf_folder()))
-    renamed = type(composition)(composition.tree, {"agent": agent, "env": env, "py_agent": "none"})
-    validate_run_name(generated_name(renamed))
+    choices = {"agent": agent, "env": env, "py_agent": "none"}
+    validate_run_name(generated_name(Composition(OmegaConf.create(), choices)))
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\n\r\x00$", exclude_categories=["Cs"])))

@@ -260,6 +260,15 @@ def test_an_unexpected_error_is_a_crash_with_a_traceback(
     assert "Traceback" in error and "our own bug" in error
 
 
+def test_secrets_of_the_environment_are_not_printed(
+    started: list[RunConfig], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "canary-0123456789abcdef")
+    assert train.main(["+wandb.key=canary-0123456789abcdef"]) == BAD_USAGE
+    error = capsys.readouterr().err
+    assert error.startswith("wandb.key=") and "canary" not in error
+
+
 # ----- as processes
 
 

@@ -15,12 +15,14 @@ from pathlib import Path
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, open_dict
 
 from metta_train.cli.compose import Composition, ConfigSource, compose, located, run_config
 from metta_train.cli.config_source import CONFIG_NAME, conf_folder
 from metta_train.cli.exit_codes import CRASH, DONE, INTERRUPTED, exit_code_of
 from metta_train.cli.sweep import Sweep, plan_sweep
+from metta_train.reporting.redaction import redact_text
 from metta_train.run_config import RunConfig
 from metta_train.specs.config_errors import ConfigError, nearest_choice
 
@@ -113,6 +115,8 @@ def _sweep(arguments: list[str], sweep: Sweep, source: ConfigSource) -> int:
         _hydra_main([*arguments, *sweep.overrides], source, job)
     except JobFailedError as error:
         codes.append(error.code)
+    except HydraException as error:  # what only the launcher or the sweeper can know
+        raise ConfigError(str(error).splitlines()[0]) from error
     failed = [code for code in codes if code != DONE]
     return failed[0] if failed else DONE
 
@@ -197,10 +201,10 @@ def _reported(action: Callable[[], int], prefix: str = "") -> int:
         return INTERRUPTED
     except JobFailedError:
         raise
-    except Exception as error:
+    except Exception as error:  # the edge of the process: whatever it is, it gets a code
         code = exit_code_of(error)
         if code == CRASH or os.environ.get("METTA_TRAIN_TRACEBACK"):
             traceback.print_exc()
         if code != CRASH:
-            print(f"{prefix}{error}", file=sys.stderr)
+            print(redact_text(f"{prefix}{error}"), file=sys.stderr)
         return code

@@ -18,23 +18,23 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+import yaml
 
 from metta_train.assembly import random_policy_score
-from metta_train.run_config import read_run_config
+from metta_train.run_config import RunConfig
 
 LAST_SHARE = 0.1  # "the last tenth of the run"
 
 
 def main() -> None:
     """Parse, read, draw."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Learning curves of finished runs beside the random policy.")
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True, help="path without suffix")
     parser.add_argument("--random-episodes", type=int, default=64)
     arguments = parser.parse_args()
-    baseline = random_policy_score(
-        read_run_config(arguments.runs[0] / "config.yaml"), num_episodes=arguments.random_episodes
-    )
+    saved = yaml.safe_load((arguments.runs[0] / "config.yaml").read_text())
+    baseline = random_policy_score(RunConfig.from_tree(saved, "saved"), num_episodes=arguments.random_episodes)
     print(f"random policy: {baseline:.3f} per episode and agent ({arguments.random_episodes} episodes)")
     figure, axes = plt.subplots(figsize=(8, 4.5), layout="constrained")
     for run in arguments.runs:

@@ -13,7 +13,7 @@ import yaml
 
 TRAIN = [sys.executable, "-m", "metta_train"]
 SMOKE = ["trainer=smoke", "wandb=off", "seed=3"]
-# Several segments per row, endings inside segments (episodes of 20 steps, the first ones shorter), every schedule moving.
+# Several segments per row, endings inside segments (episodes of 20 steps, the first ones shorter), moving schedules.
 BUSY = [
     "trainer.bptt_horizon=8",
     "trainer.num_envs=2",

@@ -66,7 +66,7 @@ def test_no_action_is_spent_on_a_final_observation() -> None:
 
 @pytest.mark.parametrize("slices", [1, 3])
 def test_recomputed_log_probs_and_values_equal_the_stored_ones(slices: int) -> None:
-    """The invariant of DESIGN 3: three segments per row, ends inside segments, state carried from rollout to rollout."""
+    """Three segments per row, ends inside segments, and state that is carried from rollout to rollout."""
     collect, policy = collector(slices=slices)
     for _ in range(3):
         segments = collect.collect().segments

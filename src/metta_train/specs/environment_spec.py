@@ -64,12 +64,12 @@ class TokenObservation:
                 raise ValueError(f"token observation: {side} must be in 1..15 (a nibble), got {cells}")
         if not self.features:
             raise ValueError("token observation: got no features, needs at least one")
-        ids = [feature.id for feature in self.features]
+        ids = [str(feature.id) for feature in self.features]
         names = [feature.name for feature in self.features]
         for what, values in (("ids", ids), ("names", names)):
             repeated = sorted({value for value in values if values.count(value) > 1})
             if repeated:
-                raise ValueError(f"token observation: feature {what} must be unique, got {repeated[0]!r} more than once")
+                raise ValueError(f"token observation: feature {what} must be unique, got {repeated[0]} more than once")
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -1,0 +1,84 @@
+"""Docs do not rot: tests named in them exist, files shown in them work, and their commands run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+PAGES = sorted([*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"])
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+# Shown in docs with a full-size run behind them; here they train for seconds. `make` is tried by hand in a clean clone.
+QUICK = ["trainer=smoke"]
+NOT_RUN = ("make ", "git ", "pip ", "cd ", "eval ", "python scripts/")
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """(language, text) of every fenced block."""
+    return FENCE.findall(page.read_text())
+
+
+def shown_commands(page: Path) -> list[str]:
+    """The lines of `sh` blocks that call this project's programs."""
+    lines = [line.strip() for language, text in blocks(page) if language == "sh" for line in text.splitlines()]
+    return [line for line in lines if line and not line.startswith(("#", *NOT_RUN))]
+
+
+def test_tests_named_in_docs_exist() -> None:
+    named = {
+        reference for page in PAGES for reference in re.findall(r"`(tests/[\w/]+\.py(?:::\w+)?)`", page.read_text())
+    }
+    assert len(named) > 30
+    for reference in named:
+        path, _, name = reference.partition("::")
+        assert (REPOSITORY / path).exists(), reference
+        assert not name or f"def {name}(" in (REPOSITORY / path).read_text(), reference
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if shown_commands(p)], ids=lambda p: p.stem)
+def test_shown_files_and_commands_work(page: Path, tmp_path: Path) -> None:
+    """In a copy of the source, with every file that the page shows put where its first line says."""
+    for part in ("src", "conf"):
+        shutil.copytree(REPOSITORY / part, tmp_path / part)
+    for language, text in blocks(page):
+        path = re.match(r"(?:# @package _global_\n)?# ((?:src|conf)/\S+)\n", text)
+        if language in ("python", "yaml") and path:
+            (tmp_path / path[1]).write_text(text)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path / "src"),
+        "DATA_DIR": str(tmp_path / "runs"),
+        "OMP_NUM_THREADS": "1",
+        "WANDB_MODE": "offline",
+        "COLUMNS": "120",
+    }
+    for command in shown_commands(page):
+        program, *arguments = shlex.split(command)
+        module = {"metta-train": "metta_train", "metta-parity": "metta_train.cli.parity"}.get(program)
+        assert module is not None, f"{page.name} shows a program that no test knows: {command}"
+        if module == "metta_train" and not {"--help", "--cfg", "--version"} & set(arguments):
+            arguments += [a for a in QUICK if not any(given.startswith("trainer=") for given in arguments)]
+            arguments += [] if any(given.startswith("wandb=") for given in arguments) else ["wandb=off"]
+        result = subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert result.returncode == 0, f"{command}\n{result.stderr[-2000:]}"

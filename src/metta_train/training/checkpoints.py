@@ -123,7 +123,7 @@ def save(folder: Path, model: Mapping[str, Tensor], optimizer: Mapping[str, Tens
         NonFiniteCheckpointError: a tensor holds NaN or infinity; nothing was written.
         StorageError: the disk refused; earlier checkpoints are untouched.
     """
-    contents = _render(model, optimizer, state)
+    contents = render(model, optimizer, state)
     target = folder / _folder_name(state.progress.agent_step)
     with storage_errors("write the checkpoint", target):
         folder.mkdir(parents=True, exist_ok=True)
@@ -137,6 +137,36 @@ def save(folder: Path, model: Mapping[str, Tensor], optimizer: Mapping[str, Tens
             shutil.rmtree(temporary, ignore_errors=True)
             raise
     return target
+
+
+def render(model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: CheckpointState) -> dict[str, bytes]:
+    """The files of a checkpoint but its manifest, by name; nothing is written. Raises NonFiniteCheckpointError."""
+    for name, random_state in state.random_states.items():
+        assert random_state.dtype == torch.uint8, f"random state {name!r} is {random_state.dtype}, must be uint8"
+    further = {f"random/{name}": tensor for name, tensor in state.random_states.items()}
+    further |= {f"tensor/{name}": tensor for name, tensor in state.tensors.items()}
+    progress = state.progress
+    state_file = _StateFile(
+        format_version=FORMAT_VERSION,
+        progress=_ProgressFile(
+            epoch=progress.epoch,
+            agent_step=progress.agent_step,
+            optimizer_steps=progress.optimizer_steps,
+            train_time=progress.train_time,
+            total_time=progress.total_time,
+        ),
+        action_names=state.action_names,
+        agent=state.agent,
+        environment=state.environment,
+        wandb_run_id=state.wandb_run_id,
+        metadata=dict(state.metadata),
+    )
+    return {
+        MODEL_FILE: _render_tensors("model", model),
+        OPTIMIZER_FILE: _render_tensors("optimizer", optimizer),
+        TENSORS_FILE: _render_tensors("state", further),
+        STATE_FILE: _render_json(state_file),
+    }
 
 
 def load(path: Path) -> Checkpoint:
@@ -226,35 +256,6 @@ def remove_unfinished(folder: Path) -> None:
 def _folder_name(agent_step: int) -> str:
     assert 0 <= agent_step < 10**12, f"agent step {agent_step} does not fit the folder name"
     return f"step-{agent_step:012d}"
-
-
-def _render(model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: CheckpointState) -> dict[str, bytes]:
-    for name, random_state in state.random_states.items():
-        assert random_state.dtype == torch.uint8, f"random state {name!r} is {random_state.dtype}, must be uint8"
-    further = {f"random/{name}": tensor for name, tensor in state.random_states.items()}
-    further |= {f"tensor/{name}": tensor for name, tensor in state.tensors.items()}
-    progress = state.progress
-    state_file = _StateFile(
-        format_version=FORMAT_VERSION,
-        progress=_ProgressFile(
-            epoch=progress.epoch,
-            agent_step=progress.agent_step,
-            optimizer_steps=progress.optimizer_steps,
-            train_time=progress.train_time,
-            total_time=progress.total_time,
-        ),
-        action_names=state.action_names,
-        agent=state.agent,
-        environment=state.environment,
-        wandb_run_id=state.wandb_run_id,
-        metadata=dict(state.metadata),
-    )
-    return {
-        MODEL_FILE: _render_tensors("model", model),
-        OPTIMIZER_FILE: _render_tensors("optimizer", optimizer),
-        TENSORS_FILE: _render_tensors("state", further),
-        STATE_FILE: _render_json(state_file),
-    }
 
 
 def _render_tensors(what: str, tensors: Mapping[str, Tensor]) -> bytes:

@@ -43,8 +43,19 @@ class TrainingState:
         self, folder: Path, progress: Progress, evaluation: EvaluationScores | None, wandb_run_id: str | None
     ) -> Path:
         """Write a checkpoint; returns its folder. Raises as `checkpoints.save`."""
+        state = self._checkpoint_state(progress, evaluation, wandb_run_id)
+        return checkpoints.save(folder, self.policy.state_dict(), self.optimizer.state_tensors(), state)
+
+    def checkpoint_files(self, progress: Progress) -> dict[str, bytes]:
+        """What `save` would write, by file name, without writing it."""
+        state = self._checkpoint_state(progress, None, None)
+        return checkpoints.render(self.policy.state_dict(), self.optimizer.state_tensors(), state)
+
+    def _checkpoint_state(
+        self, progress: Progress, evaluation: EvaluationScores | None, wandb_run_id: str | None
+    ) -> CheckpointState:
         scores = {} if evaluation is None else {f"eval_{evaluation.category}/score": evaluation.score}
-        state = CheckpointState(
+        return CheckpointState(
             progress=progress,
             action_names=self.policy.action_names,
             agent=self.agent,
@@ -54,7 +65,6 @@ class TrainingState:
             random_states={name: generator.get_state() for name, generator in self.generators.items()},
             tensors={f"{_ANCHOR}{name}": tensor for name, tensor in self.anchors.tensors().items()},
         )
-        return checkpoints.save(folder, self.policy.state_dict(), self.optimizer.state_tensors(), state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over a checkpoint of the same agent and environment.

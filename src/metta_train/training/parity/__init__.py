@@ -1,0 +1,1 @@
+"""Two policies side by side in training: gradients, weight operations, epochs, checkpoints."""

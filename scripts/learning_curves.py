@@ -23,6 +23,7 @@ import yaml
 from metta_train.assembly import random_policy_score
 from metta_train.run_config import RunConfig
 
+SMOOTHING = 8  # epochs in which episodes ended
 LAST_SHARE = 0.1  # "the last tenth of the run"
 
 
@@ -42,12 +43,15 @@ def main() -> None:
         last = rewards[steps > steps[-1] * (1 - LAST_SHARE)].mean()
         print(
             f"{run.name}: last tenth {last:.3f} = {last / baseline:.1f} x random, "
-            f"{steps[-1]:,} agent steps in {seconds:.0f} s"
+            f"{steps[-1]:,.0f} agent steps in {seconds:.0f} s"
         )
-        axes.plot(steps, rewards, label=run.name, linewidth=1.2)
+        (line,) = axes.plot(steps, smoothed(rewards), label=run.name, linewidth=1.5)
+        axes.plot(steps, rewards, color=line.get_color(), linewidth=0.5, alpha=0.4)
     axes.axhline(baseline, color="grey", linestyle="--", linewidth=1, label="random policy")
     axes.axhline(5 * baseline, color="grey", linestyle=":", linewidth=1, label="5 x random")
     axes.set_xlabel("agent steps")
+    axes.xaxis.set_major_formatter(lambda steps, _: f"{steps / 1e3:.0f}k")
+    axes.set_ylim(bottom=0)
     axes.set_ylabel("reward per episode and agent")
     axes.legend(fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
@@ -63,6 +67,11 @@ def read_curve(run: Path) -> tuple[np.ndarray, np.ndarray, float]:
     steps = np.array([record["metric/agent_step"] for record in told])
     rewards = np.array([record["overview/reward"] for record in told])
     return steps, rewards, records[-1]["metric/total_time"]
+
+
+def smoothed(rewards: np.ndarray) -> np.ndarray:
+    """Running mean over the last SMOOTHING values."""
+    return np.array([rewards[max(0, end - SMOOTHING) : end].mean() for end in range(1, len(rewards) + 1)])
 
 
 if __name__ == "__main__":

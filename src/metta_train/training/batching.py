@@ -63,10 +63,11 @@ class BatchPlan:
         where = "in process" if self.num_workers == 0 else f"in {self.num_workers} workers, {self.num_slices} slices"
         pieces = self.minibatch_size // self.max_minibatch_size
         accumulation = "" if pieces == 1 else f" in {pieces} pieces"
+        threads = "1 thread" if self.learner_threads == 1 else f"{self.learner_threads} threads"
         return (
             f"{self.num_envs} envs {where} = {self.rows} rows x {self.steps} steps = {self.batch_size} agent steps "
             f"per epoch; {self.segments} segments of {self.bptt_horizon}; {self.num_minibatches} minibatches of "
-            f"{self.minibatch_size}{accumulation}; {self.precision}; {self.learner_threads} learner threads"
+            f"{self.minibatch_size}{accumulation}; {self.precision}, {threads}"
         )
 
 

@@ -66,7 +66,7 @@ def test_shown_files_and_commands_work(page: Path, tmp_path: Path) -> None:
         "COLUMNS": "120",
     }
     for command in shown_commands(page):
-        program, *arguments = shlex.split(command)
+        program, *arguments = shlex.split(command, comments=True)
         module = {"metta-train": "metta_train", "metta-parity": "metta_train.cli.parity"}.get(program)
         assert module is not None, f"{page.name} shows a program that no test knows: {command}"
         if module == "metta_train" and not {"--help", "--cfg", "--version"} & set(arguments):

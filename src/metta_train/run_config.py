@@ -16,8 +16,9 @@ from metta_train.policies.config import AgentConfig, PyAgentConfig
 from metta_train.reporting.config import WandbConfig
 from metta_train.specs.config_errors import ConfigError, describe, is_open, json_schema, key_path, shown
 from metta_train.specs.config_model import ConfigModel
-from metta_train.training.config import ScheduleConfig, TrainerConfig
+from metta_train.training.config import TrainerConfig
 from metta_train.training.run_folder import validate_run_name
+from metta_train.training.schedules import Schedules
 
 # Floats hold every whole number up to here, so 1e6 on a command line can only mean 1000000.
 LARGEST_EXACT = 2**53
@@ -192,32 +193,8 @@ def _check_intervals(trainer: TrainerConfig) -> None:
 
 
 def _check_schedules(trainer: TrainerConfig) -> None:
-    """A schedule goes from the initial value down to min_value."""
-    schedules, ppo = trainer.hyperparameter_scheduler, trainer.ppo
-    initial_values: tuple[tuple[str, ScheduleConfig, str, float], ...] = (
-        (
-            "learning_rate_schedule",
-            schedules.learning_rate_schedule,
-            "optimizer.learning_rate",
-            trainer.optimizer.learning_rate,
-        ),
-        ("ppo_clip_schedule", schedules.ppo_clip_schedule, "ppo.clip_coef", ppo.clip_coef),
-        ("ppo_ent_coef_schedule", schedules.ppo_ent_coef_schedule, "ppo.ent_coef", ppo.ent_coef),
-        ("ppo_vf_clip_schedule", schedules.ppo_vf_clip_schedule, "ppo.vf_clip_coef", ppo.vf_clip_coef),
-        ("ppo_l2_reg_loss_schedule", schedules.ppo_l2_reg_loss_schedule, "ppo.l2_reg_loss_coef", ppo.l2_reg_loss_coef),
-        (
-            "ppo_l2_init_loss_schedule",
-            schedules.ppo_l2_init_loss_schedule,
-            "ppo.l2_init_loss_coef",
-            ppo.l2_init_loss_coef,
-        ),
-    )
-    for key, schedule, source, initial in initial_values:
-        if schedule.type != "constant" and schedule.min_value is not None and schedule.min_value > initial:
-            raise ValueError(
-                f"trainer.hyperparameter_scheduler.{key}.min_value={schedule.min_value:g}: needs at most the initial "
-                f"value, trainer.{source}={initial:g}; use null for a tenth of it, or type=constant"
-            )
+    """Building them checks them; it needs no torch."""
+    Schedules(trainer.hyperparameter_scheduler, trainer.optimizer, trainer.ppo)
 
 
 def _multiples_around(size: int, unit: int) -> str:

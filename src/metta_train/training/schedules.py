@@ -41,7 +41,7 @@ def logarithmic(initial: float, final: float, decay_rate: float, progress: float
 class Schedule:
     """One value over the run.
 
-    Linear, cosine and logarithmic move from `initial` to `final`, upwards too if `final` is the larger one.
+    Linear, cosine and logarithmic move from `initial` down to `final`.
     Exponential falls from `initial` and stops at `final`. Constant stays at `initial`; `final` has no meaning then.
     """
 
@@ -119,15 +119,15 @@ def _build(key: str, config: ScheduleConfig, initial_key: str, initial: float) -
     decay_rate = config.decay_rate
     if decay_rate is None:
         decay_rate = DEFAULT_EXPONENTIAL_RATE if config.type == "exponential" else DEFAULT_LOGARITHMIC_RATE
-    if config.type == "exponential":
-        if final > initial:
-            raise ValueError(
-                f"{path}.min_value={final:g} is above {initial_key}={initial:g}, and an exponential schedule only "
-                f"falls: set it to at most {initial:g}, or use type linear, cosine or logarithmic to rise"
-            )
-        if decay_rate > 1.0:
-            raise ValueError(
-                f"{path}.decay_rate={decay_rate:g} would make the value grow: an exponential schedule needs at most 1 "
-                f"(the share of the initial value that is left at the end of the run)"
-            )
+    if config.type != "constant" and final > initial:
+        # Most often a learning rate was lowered below a floor that came with the preset; raising it is never meant.
+        raise ValueError(
+            f"{path}.min_value={final:g}: needs at most the initial value, {initial_key}={initial:g}; "
+            "use null for a tenth of it, or type=constant"
+        )
+    if config.type == "exponential" and decay_rate > 1.0:
+        raise ValueError(
+            f"{path}.decay_rate={decay_rate:g}: needs at most 1 for an exponential schedule "
+            "(the share of the initial value that is left at the end of the run)"
+        )
     return Schedule(type=config.type, initial=initial, final=final, decay_rate=decay_rate)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -126,7 +128,7 @@ def test_reset_starts_all_streams_again() -> None:
         ({"num_envs": 2, "num_slices": 1, "num_workers": 3}, "num_workers=3"),
     ],
 )
-def test_numbers_that_do_not_fit_are_refused(numbers: dict[str, int], text: str) -> None:
+def test_numbers_that_do_not_fit_are_refused(numbers: dict[str, Any], text: str) -> None:
     config: EnvConfig = tiny_forage()
     with pytest.raises(ValueError, match=text):
         make_vector_env(config, seed=1, **numbers)

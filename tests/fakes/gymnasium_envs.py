@@ -59,3 +59,4 @@ class DictObservations(FakeEnv):
 gymnasium.register("Fake-v0", f"{__name__}:FakeEnv", disable_env_checker=True)
 gymnasium.register("FakeDict-v0", f"{__name__}:DictObservations", disable_env_checker=True)
 gymnasium.register("FakeLimited-v0", f"{__name__}:FakeEnv", max_episode_steps=4, disable_env_checker=True)
+gymnasium.register("FakeNondeterministic-v0", f"{__name__}:FakeEnv", disable_env_checker=True, nondeterministic=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from metta_train.envs.config import EnvConfig
 from metta_train.envs.environment import Environment
 from metta_train.envs.factory import environment_factory
 from metta_train.envs.in_process import InProcessVectorEnv
-from metta_train.envs.vector import VectorEnv
+from metta_train.envs.vector import ResumableVectorEnv
 from metta_train.envs.workers import WorkerVectorEnv
 from metta_train.specs.environment_spec import EnvironmentSpec
 
@@ -22,9 +24,25 @@ def make_environment(config: EnvConfig) -> Environment:
 
 
 def make_vector_env(
-    config: EnvConfig, *, num_envs: int, num_workers: int, num_slices: int, seed: int, rank: int = 0
-) -> VectorEnv:
+    config: EnvConfig,
+    *,
+    num_envs: int,
+    num_workers: int,
+    num_slices: int,
+    seed: int,
+    rank: int = 0,
+    check: Callable[[], None] = lambda: None,
+) -> ResumableVectorEnv:
     """All environments of one trainer; `num_workers` 0 steps them in this process.
+
+    Args:
+        config: the environment.
+        num_envs: how many of it.
+        num_workers: processes that step them.
+        num_slices: groups that are in flight together.
+        seed: of the run.
+        rank: of the trainer.
+        check: called a few times a second while waiting for workers; what it raises ends the wait.
 
     Raises:
         ValueError: numbers that do not fit together.
@@ -50,5 +68,12 @@ def make_vector_env(
             desync_episodes=config.desync_episodes,
         )
     return WorkerVectorEnv(
-        spec, config, num_envs=num_envs, num_workers=num_workers, num_slices=num_slices, seed=seed, rank=rank
+        spec,
+        config,
+        num_envs=num_envs,
+        num_workers=num_workers,
+        num_slices=num_slices,
+        seed=seed,
+        rank=rank,
+        check=check,
     )

@@ -88,6 +88,7 @@ class MettaGridEnvConfig(ConfigModel):
     features: FeatureOverrides  # on top of the task's own
     start_timeout: Seconds  # a worker process must be ready within this time
     step_timeout: Seconds  # and must answer a step or reset within this one
+    restart_budget: Count  # workers that may fail and be started again in one process's training
 
     @model_validator(mode="after")
     def _has_a_game(self) -> Self:
@@ -111,6 +112,7 @@ class GymnasiumEnvConfig(ConfigModel):
     desync_episodes: bool
     start_timeout: Seconds
     step_timeout: Seconds
+    restart_budget: Count
 
 
 EnvConfig = Annotated[MettaGridEnvConfig | GymnasiumEnvConfig, Field(discriminator="type")]

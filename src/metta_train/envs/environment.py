@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +29,10 @@ class Environment(ABC):
     `reset` again. A reset overwrites all buffers: the first observations, zero rewards, no flags.
     """
 
-    can_replay: ClassVar[bool] = False  # a run of it can be written as a replay
+    @property
+    def can_replay(self) -> bool:
+        """Whether the same seed and actions bring the same episode, to the bit; no promise is the safe answer."""
+        return False
 
     @property
     @abstractmethod

@@ -40,6 +40,10 @@ class GymnasiumEnvironment(Environment):
         return self._spec
 
     @property
+    def can_replay(self) -> bool:
+        return self._env.spec is not None and not self._env.spec.nondeterministic  # as its author registered it
+
+    @property
     def episode_limit(self) -> int | None:
         return None if self._env.spec is None else self._env.spec.max_episode_steps
 

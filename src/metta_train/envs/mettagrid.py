@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from mettagrid.config.action_config import CHANGE_VIBE_PREFIX
@@ -130,8 +129,6 @@ def _seeded(builder: MapBuilderConfig, seed: int) -> MapBuilderConfig:
 class MettaGridEnvironment(Environment):
     """All agents of a game terminate or truncate together, at its time limit or at its statistics' thresholds."""
 
-    can_replay: ClassVar[bool] = True
-
     def __init__(self, game: MettaGridGame) -> None:
         self._game = game
         self._factory = _EpisodeFactory(game.config.game)
@@ -146,6 +143,10 @@ class MettaGridEnvironment(Environment):
     @property
     def spec(self) -> EnvironmentSpec:
         return self._game.spec
+
+    @property
+    def can_replay(self) -> bool:
+        return True
 
     @property
     def episode_limit(self) -> int:

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from metta_train.envs.episode_log import VectorSnapshot
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.records import EpisodeRecord
 
@@ -35,8 +36,23 @@ class VectorStep:
     episodes: tuple[EpisodeRecord, ...]  # in the order of their envs
 
 
+@dataclass(frozen=True, slots=True)
+class RestoredEnvs:
+    """What `VectorEnv.restore` brought back."""
+
+    observations: NDArray[np.generic]  # [R, ...] of the next decision, valid until the next send
+    opened: tuple[int, ...]  # envs that opened a new episode, because theirs could not be brought back
+    differing: tuple[int, ...]  # those of them whose episode, played again, showed other observations
+
+
 class VectorEnv(ABC):
-    """Rows are agents: row = env * num_agents + agent. Slices are equal, contiguous groups of envs."""
+    """Rows are agents: row = env * num_agents + agent. Slices are equal, contiguous groups of envs.
+
+    Attributes:
+        restarts: workers that failed and were started again so far.
+    """
+
+    restarts: int = 0
 
     def __init__(self, spec: EnvironmentSpec, *, num_envs: int, num_slices: int) -> None:
         assert num_envs >= 1 and num_slices >= 1 and num_envs % num_slices == 0
@@ -78,3 +94,23 @@ class VectorEnv(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class ResumableVectorEnv(VectorEnv):
+    """A vector env that tells where it stands, and can be brought back to there."""
+
+    @abstractmethod
+    def mark(self) -> None:
+        """From now on `snapshot` tells of this moment; no slice may be in flight. A reset or restore marks too."""
+
+    @abstractmethod
+    def snapshot(self) -> VectorSnapshot:
+        """Where the envs stood at the last `mark`; may be asked at any time, also after a WorkerError."""
+
+    @abstractmethod
+    def restore(self, snapshot: VectorSnapshot) -> RestoredEnvs:
+        """Bring all envs to where a vector env of the same seed and rank stood, whatever its slices and workers.
+
+        Episodes are played again. An env whose episode cannot be brought back opens the next one of its stream: the
+        environment does not replay, the observations differ, or the snapshot is of another number of envs.
+        """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from metta_train.envs.config import EnvConfig
+from metta_train.envs.episode_log import EpisodePoint
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.records import EpisodeRecord
 
@@ -25,6 +26,7 @@ class WorkerReady:
     """The worker has built its envs."""
 
     spec: EnvironmentSpec
+    can_replay: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,21 @@ class StepEnvs:
     """Step the worker's envs of one slice with the actions in shared memory; answered by `SliceDone`."""
 
     slice_index: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreEnvs:
+    """Put these of the worker's envs of one slice at points of their streams; answered by `SliceDone`."""
+
+    slice_index: int
+    points: tuple[EpisodePoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoseEnvs:
+    """Another worker died with these envs at (env, episode, length); their next step cuts that episode. No answer."""
+
+    envs: tuple[tuple[int, int, int], ...]
 
 
 @dataclass(frozen=True, slots=True)

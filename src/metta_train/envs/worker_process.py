@@ -17,7 +17,16 @@ from metta_train.envs.factory import environment_factory
 from metta_train.envs.row_buffers import RowBuffers
 from metta_train.envs.shared_block import SharedBlock
 from metta_train.envs.slot import EnvSlot
-from metta_train.envs.worker_messages import ResetEnvs, SliceDone, StepEnvs, WorkerFailed, WorkerPlan, WorkerReady
+from metta_train.envs.worker_messages import (
+    LoseEnvs,
+    ResetEnvs,
+    RestoreEnvs,
+    SliceDone,
+    StepEnvs,
+    WorkerFailed,
+    WorkerPlan,
+    WorkerReady,
+)
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -62,15 +71,23 @@ def _serve(trainer: Connection, memory: mmap) -> None:
         for envs in plan.envs
         for env in envs
     }
-    trainer.send(WorkerReady(spec))
+    trainer.send(WorkerReady(spec, can_replay=all(slot.can_replay for slot in slots.values())))
     while True:
         message = trainer.recv()
         episodes = []
-        for env in plan.envs[message.slice_index]:
-            match message:
-                case ResetEnvs():
+        match message:
+            case LoseEnvs():
+                for env, episode, length in message.envs:
+                    slots[env].lose(episode, length)
+                continue
+            case ResetEnvs():
+                for env in plan.envs[message.slice_index]:
                     slots[env].reset()
-                case StepEnvs():
+            case RestoreEnvs():
+                for point in message.points:
+                    slots[point.env].restore(point.episode, point.actions)
+            case StepEnvs():
+                for env in plan.envs[message.slice_index]:
                     record = slots[env].step(buffers.actions[buffers.env_rows(env)])
                     if record is not None:
                         episodes.append(record)

@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
-import numpy as np
-from numpy.typing import NDArray
-
 from metta_train.envs.config import EnvConfig
+from metta_train.envs.episode_log import EpisodePoint
+from metta_train.envs.logged_vector import LoggedVectorEnv
 from metta_train.envs.row_buffers import RowBuffers
 from metta_train.envs.shared_block import SharedBlock
-from metta_train.envs.vector import VectorEnv, VectorStep, WorkerError
-from metta_train.envs.worker_messages import ResetEnvs, SliceDone, StepEnvs, WorkerFailed, WorkerPlan, WorkerReady
+from metta_train.envs.vector import WorkerError
+from metta_train.envs.worker_messages import (
+    LoseEnvs,
+    ResetEnvs,
+    RestoreEnvs,
+    SliceDone,
+    StepEnvs,
+    WorkerFailed,
+    WorkerPlan,
+    WorkerReady,
+)
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.records import EpisodeRecord
 
-STOP_SECONDS = 2.0  # for a worker to end by itself when its connection closes
-KILL_SECONDS = 1.0  # after SIGTERM
+STOP_SECONDS = 1.0  # for a worker to end by itself when its connection closes
+KILL_SECONDS = 0.5  # for a dying process to be gone
+CHECK_SECONDS = 0.25  # between two looks at whether the trainer was asked to stop
 
 # A worker finds the same code as the trainer, whose sys.path it gets.
 BOOTSTRAP = (
@@ -37,6 +47,11 @@ BOOTSTRAP = (
 THREAD_LIMITS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
+_Request = ResetEnvs | StepEnvs | RestoreEnvs
+
+logger = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True, slots=True)
 class _Worker:
     number: int
@@ -45,8 +60,12 @@ class _Worker:
     envs: tuple[tuple[int, ...], ...]  # per slice
 
 
-class WorkerVectorEnv(VectorEnv):
-    """The workers share the envs of every slice, so that all of them work on whichever slice is in flight."""
+class WorkerVectorEnv(LoggedVectorEnv):
+    """The workers share the envs of every slice, so that all of them work on whichever slice is in flight.
+
+    A worker that dies is noticed at once, one that hangs at its timeout. `restart_budget` of them are started again:
+    their envs open new episodes, and the old ones count as truncated. After that, a WorkerError.
+    """
 
     def __init__(
         self,
@@ -58,121 +77,187 @@ class WorkerVectorEnv(VectorEnv):
         num_slices: int,
         seed: int,
         rank: int,
+        check: Callable[[], None],
     ) -> None:
-        super().__init__(spec, num_envs=num_envs, num_slices=num_slices)
-        self._step_timeout = config.step_timeout
-        self._awaited: list[set[int]] = [set() for _ in range(num_slices)]  # workers that owe an answer, per slice
-        self._in_flight = [False] * num_slices
+        self._block = SharedBlock(RowBuffers.num_bytes(spec, num_envs))
+        super().__init__(
+            spec, RowBuffers.over(self._block.memory, spec, num_envs), num_envs=num_envs, num_slices=num_slices
+        )
+        self._config = config
+        self._seed = seed
+        self._rank = rank
+        self._check = check
+        self._owed: list[dict[int, _Request]] = [{} for _ in range(num_slices)]  # by worker, per slice
         self._finished: list[list[EpisodeRecord]] = [[] for _ in range(num_slices)]
         self._workers: list[_Worker] = []
         # Also runs when the vector env is dropped without `close`, and at the end of the interpreter.
-        self._stop = weakref.finalize(self, _stop_workers, self._workers)
-
-        block = SharedBlock(RowBuffers.num_bytes(spec, num_envs))
-        self._buffers = RowBuffers.over(block.memory, spec, num_envs)
+        self._stop = weakref.finalize(self, _stop_workers, self._workers, self._block)
         try:
             for number, envs in enumerate(share_envs(num_envs, num_slices, num_workers)):
-                self._workers.append(_start_worker(number, envs, block))
+                self._workers.append(_start_worker(number, envs, self._block))
             for worker in self._workers:
-                plan = WorkerPlan(config=config, num_envs=num_envs, envs=worker.envs, seed=seed, rank=rank)
-                self._tell(worker, plan)
-            self._await_ready(config.start_timeout)
+                self._tell(worker, self._plan(worker))
+            deadline = time.monotonic() + config.start_timeout
+            self._can_replay = all([self._await_ready(worker, deadline) for worker in self._workers])
+        except _WorkerFaultError as fault:
+            self.close()
+            raise fault.error from None
         except BaseException:
             self.close()
             raise
-        finally:
-            block.close_descriptor()
 
     @property
     def worker_pids(self) -> tuple[int, ...]:
         """Process ids of the workers."""
         return tuple(worker.process.pid for worker in self._workers)
 
-    def reset(self) -> NDArray[np.generic]:
-        assert not any(self._in_flight), "reset while a slice is in flight"
-        for index in range(self.num_slices):
-            self._tell_slice(index, ResetEnvs(index))
-        for index in range(self.num_slices):
-            self._await_slice(index)
-        return self._buffers.observations
+    def _reset(self) -> None:
+        self._request_and_await([(index, ResetEnvs(index), None) for index in range(self.num_slices)])
 
-    def send(self, index: int, actions: NDArray[np.int32] | NDArray[np.int64]) -> None:
-        assert not self._in_flight[index], f"slice {index} was sent actions twice"
-        self._in_flight[index] = True
-        self._buffers.actions[self.slice_rows(index)] = actions
-        self._tell_slice(index, StepEnvs(index))
+    def _restore(self, points: Sequence[EpisodePoint]) -> None:
+        requests: list[tuple[int, _Request, _Worker | None]] = []
+        for worker in self._workers:
+            for index, envs in enumerate(worker.envs):
+                own = tuple(point for point in points if point.env in envs)
+                if own:
+                    requests.append((index, RestoreEnvs(index, own), worker))
+        self._request_and_await(requests)
 
-    def receive(self, index: int) -> VectorStep:
-        assert self._in_flight[index], f"slice {index} was not sent actions"
-        self._await_slice(index)
-        self._in_flight[index] = False
+    def _send(self, index: int) -> None:
+        self._request(index, StepEnvs(index))
+
+    def _receive(self, index: int) -> Sequence[EpisodeRecord]:
+        self._await_slice(index, self._config.step_timeout, "env.step_timeout")
         episodes = sorted(self._finished[index], key=lambda episode: episode.env)
         self._finished[index] = []
-        return self._buffers.step_of(self.slice_rows(index), episodes)
+        return episodes
 
     def close(self) -> None:
         self._stop()
 
-    def _tell_slice(self, index: int, message: ResetEnvs | StepEnvs) -> None:
-        assert self._stop.alive, "the vector env is closed"
-        for worker in self._workers:
-            if worker.envs[index]:
-                self._awaited[index].add(worker.number)
-                self._tell(worker, message)
+    def _request_and_await(self, requests: Sequence[tuple[int, _Request, _Worker | None]]) -> None:
+        for index, request, worker in requests:
+            self._request(index, request, worker)
+        # Playing whole episodes again takes longer than a step.
+        restores = any(isinstance(request, RestoreEnvs) for _, request, _ in requests)
+        seconds, key = self._config.step_timeout, "env.step_timeout"
+        if restores:
+            seconds, key = max(seconds, self._config.start_timeout), "env.start_timeout"
+        for index in range(self.num_slices):
+            self._await_slice(index, seconds, key)
 
-    def _tell(self, worker: _Worker, message: WorkerPlan | ResetEnvs | StepEnvs) -> None:
+    def _request(self, index: int, request: _Request, only: _Worker | None = None) -> None:
+        assert self._stop.alive, "the vector env is closed"
+        for worker in self._workers if only is None else [only]:
+            if worker.envs[index]:
+                self._owed[index][worker.number] = request
+                try:
+                    self._tell(worker, request)
+                except _WorkerFaultError as fault:
+                    self._restart(fault)
+
+    def _await_slice(self, index: int, seconds: float, key: str) -> None:
+        deadline = time.monotonic() + seconds
+        while owed := self._owed[index]:
+            self._check()
+            # All connections, not only those that owe an answer: the end of one tells at once of a death.
+            workers = {worker.connection: worker for worker in self._workers}
+            left = deadline - time.monotonic()
+            ready = wait(list(workers), min(max(left, 0.0), CHECK_SECONDS))
+            try:
+                if not ready and left <= 0:
+                    raise self._timeout(self._workers[min(owed)], key, seconds)
+                for connection in ready:
+                    assert isinstance(connection, Connection)
+                    worker = workers[connection]
+                    answer = self._hear(worker)
+                    # Answers come in the order of the requests, perhaps for another slice in flight first.
+                    assert isinstance(answer, SliceDone), answer
+                    del self._owed[answer.slice_index][worker.number]
+                    self._finished[answer.slice_index].extend(answer.episodes)
+            except _WorkerFaultError as fault:
+                self._restart(fault)
+                deadline = time.monotonic() + seconds
+
+    def _restart(self, fault: _WorkerFaultError) -> None:
+        """Put a new worker in the place of a failed one, or give up."""
+        if self.restarts >= self._config.restart_budget:
+            self.close()
+            spent = f"\nThe env.restart_budget={self.restarts} is spent." if self.restarts else ""
+            raise WorkerError(f"{fault.error}{spent}") from None
+        self.restarts += 1
+        failed = fault.worker
+        logger.warning(
+            "%s\nA new one takes its place (%d of env.restart_budget=%d); the episodes of its envs are cut.",
+            fault.error,
+            self.restarts,
+            self._config.restart_budget,
+        )
+        failed.connection.close()
+        failed.process.kill()
+        worker = _start_worker(failed.number, failed.envs, self._block)
+        self._workers[failed.number] = worker
+        _all_end([failed.process], KILL_SECONDS)
+        lost = tuple((env, *self._log.present(env)) for envs in worker.envs for env in envs)
+        try:
+            self._tell(worker, self._plan(worker))
+            self._await_ready(worker, time.monotonic() + self._config.start_timeout)
+            self._tell(worker, LoseEnvs(lost))
+            for owed in self._owed:
+                if worker.number in owed:
+                    self._tell(worker, owed[worker.number])
+        except _WorkerFaultError as again:
+            self._restart(again)
+
+    def _plan(self, worker: _Worker) -> WorkerPlan:
+        return WorkerPlan(
+            config=self._config, num_envs=self.num_envs, envs=worker.envs, seed=self._seed, rank=self._rank
+        )
+
+    def _tell(self, worker: _Worker, message: WorkerPlan | LoseEnvs | _Request) -> None:
         try:
             worker.connection.send(message)
         except OSError:
             # The worker is gone; what it said last, if anything, tells why.
-            self._hear(worker, self._step_timeout)
-            raise self._failure(worker, _how_it_ended(worker.process)) from None
+            if worker.connection.poll(KILL_SECONDS):
+                self._hear(worker)
+            raise _WorkerFaultError(worker, _how_it_ended(worker.process)) from None
 
-    def _await_ready(self, timeout: float) -> None:
-        deadline = time.monotonic() + timeout
-        for worker in self._workers:
-            answer = self._hear(worker, deadline - time.monotonic(), "env.start_timeout", timeout)
-            assert isinstance(answer, WorkerReady), answer
-            if answer.spec != self.spec:
-                raise self._failure(worker, "built another environment than the trainer; did its files change?")
+    def _await_ready(self, worker: _Worker, deadline: float) -> bool:
+        """True when its environments replay."""
+        while not worker.connection.poll(min(max(deadline - time.monotonic(), 0.0), CHECK_SECONDS)):
+            self._check()
+            if time.monotonic() >= deadline:
+                raise self._timeout(worker, "env.start_timeout", self._config.start_timeout)
+        answer = self._hear(worker)
+        assert isinstance(answer, WorkerReady), answer
+        if answer.spec != self.spec:
+            raise _WorkerFaultError(worker, "built another environment than the trainer; did its files change?")
+        return answer.can_replay
 
-    def _await_slice(self, index: int) -> None:
-        deadline = time.monotonic() + self._step_timeout
-        while awaited := self._awaited[index]:
-            workers = {self._workers[number].connection: self._workers[number] for number in awaited}
-            ready = wait(list(workers), max(deadline - time.monotonic(), 0.0))
-            if not ready:
-                worker = min(workers.values(), key=lambda worker: worker.number)
-                raise self._timeout(worker, "env.step_timeout", self._step_timeout)
-            for connection in ready:
-                assert isinstance(connection, Connection)
-                worker = workers[connection]
-                answer = self._hear(worker, self._step_timeout)
-                # Answers come in the order of the messages, perhaps for another slice in flight first.
-                assert isinstance(answer, SliceDone), answer
-                self._awaited[answer.slice_index].discard(worker.number)
-                self._finished[answer.slice_index].extend(answer.episodes)
-
-    def _hear(
-        self, worker: _Worker, timeout: float, key: str = "env.step_timeout", limit: float | None = None
-    ) -> WorkerReady | SliceDone:
-        """The next answer of a worker."""
+    def _hear(self, worker: _Worker) -> WorkerReady | SliceDone:
+        """The answer that waits in the connection."""
         try:
-            if not worker.connection.poll(max(timeout, 0.0)):
-                raise self._timeout(worker, key, timeout if limit is None else limit)
             answer = worker.connection.recv()
         except (EOFError, OSError):
-            raise self._failure(worker, _how_it_ended(worker.process)) from None
+            raise _WorkerFaultError(worker, _how_it_ended(worker.process)) from None
         if isinstance(answer, WorkerFailed):
-            raise self._failure(worker, f"failed:\n{answer.traceback}")
+            raise _WorkerFaultError(worker, f"failed:\n{answer.traceback}")
         return answer
 
-    def _timeout(self, worker: _Worker, key: str, seconds: float) -> WorkerError:
-        return self._failure(worker, f"did not answer within {key}={seconds:g} seconds; raise it if the env is slow")
+    def _timeout(self, worker: _Worker, key: str, seconds: float) -> _WorkerFaultError:
+        return _WorkerFaultError(
+            worker, f"did not answer within {key}={seconds:g} seconds; raise it if the env is slow"
+        )
 
-    def _failure(self, worker: _Worker, what: str) -> WorkerError:
-        self.close()
-        return WorkerError(f"env worker {worker.number} (pid {worker.process.pid}) {what}")
+
+class _WorkerFaultError(Exception):
+    """What happened to which worker."""
+
+    def __init__(self, worker: _Worker, what: str) -> None:
+        self.worker = worker
+        self.error = WorkerError(f"env worker {worker.number} (pid {worker.process.pid}) {what}")
+        super().__init__(str(self.error))
 
 
 def share_envs(num_envs: int, num_slices: int, num_workers: int) -> list[tuple[tuple[int, ...], ...]]:
@@ -219,16 +304,13 @@ def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
     return f"was killed by {signal.Signals(-code).name}{hint}"
 
 
-def _stop_workers(workers: Sequence[_Worker]) -> None:
-    """Ends within STOP_SECONDS + 2 * KILL_SECONDS, whatever the workers do."""
+def _stop_workers(workers: Sequence[_Worker], block: SharedBlock) -> None:
+    """Ends within STOP_SECONDS + KILL_SECONDS, whatever the workers do: they have nothing to save."""
+    block.close_descriptor()
     processes = [worker.process for worker in workers]
     for worker in workers:
         worker.connection.close()
     if _all_end(processes, STOP_SECONDS):
-        return
-    for process in processes:
-        process.terminate()
-    if _all_end(processes, KILL_SECONDS):
         return
     for process in processes:
         process.kill()

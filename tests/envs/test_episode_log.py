@@ -1,0 +1,92 @@
+"""The log against a plain list of actions per env."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metta_train.envs import episode_log
+from metta_train.envs.episode_log import CANNOT_REPLAY, DIGEST_BYTES, EpisodeLog, EpisodePoint
+
+ENVS, AGENTS = 3, 2
+DIGESTS = np.zeros((ENVS, DIGEST_BYTES), np.uint8)
+
+
+@given(st.lists(st.sampled_from(["act", "act", "act", "end0", "end1", "end2", "mark"]), max_size=80))
+def test_at_mark_tells_of_the_mark_whatever_happened_since(events: list[str]) -> None:
+    log = EpisodeLog(ENVS, AGENTS, num_actions=10)
+    log.start()
+    log.mark()
+    episodes, actions = [0] * ENVS, [[] for _ in range(ENVS)]
+    marked_episodes, marked_actions = list(episodes), [list(own) for own in actions]
+    for number, event in enumerate(events):
+        if event == "act":
+            step = np.arange(ENVS * AGENTS, dtype=np.int32) * (number + 1) % 10
+            log.acted(range(1, ENVS), step[AGENTS:])  # two slices: env 0 alone, envs 1 and 2 together
+            log.acted(range(1), step[:AGENTS])
+            for env in range(ENVS):
+                actions[env].append(step[env * AGENTS : (env + 1) * AGENTS].tolist())
+        elif event == "mark":
+            log.mark()
+            marked_episodes, marked_actions = list(episodes), [list(own) for own in actions]
+        else:
+            env = int(event[-1])
+            log.ended(env)
+            episodes[env] += 1
+            actions[env] = []
+    snapshot = log.at_mark(DIGESTS)
+    assert snapshot.episodes.tolist() == marked_episodes
+    assert snapshot.lengths.tolist() == [len(own) for own in marked_actions]
+    assert snapshot.actions.dtype == np.uint8
+    for env in range(ENVS):
+        assert snapshot.actions_of(env).tolist() == marked_actions[env]
+        assert log.present(env) == (episodes[env], len(actions[env]))
+
+
+def test_episodes_longer_than_the_first_capacity_are_kept_whole() -> None:
+    log = EpisodeLog(1, 1, num_actions=1000)
+    log.start()
+    for step in range(300):
+        log.acted(range(1), np.array([step], np.int32))
+    log.mark()
+    snapshot = log.at_mark(DIGESTS[:1])
+    assert snapshot.actions.dtype == np.int32
+    assert snapshot.actions_of(0)[:, 0].tolist() == list(range(300))
+
+
+def test_an_episode_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(episode_log, "MAX_STEPS", episode_log.FIRST_CAPACITY)
+    log = EpisodeLog(2, 1, num_actions=2)
+    log.start()
+    for step in range(episode_log.FIRST_CAPACITY + 5):
+        log.acted(range(2), np.array([step % 2, 1], np.int32))
+        if step == 9:
+            log.ended(1)
+    log.mark()
+    snapshot = log.at_mark(DIGESTS[:2])
+    assert snapshot.lengths.tolist() == [CANNOT_REPLAY, episode_log.FIRST_CAPACITY - 5]
+    assert len(snapshot.actions_of(0)) == 0
+    assert len(snapshot.actions_of(1)) == episode_log.FIRST_CAPACITY - 5
+
+
+def test_a_point_puts_an_env_into_an_episode() -> None:
+    log = EpisodeLog(1, 2, num_actions=5)
+    log.put(EpisodePoint(0, 7, np.full((100, 2), 3, np.uint8)))
+    log.acted(range(1), np.array([1, 2], np.int32))
+    log.mark()
+    snapshot = log.at_mark(DIGESTS[:1])
+    assert (snapshot.episodes.tolist(), snapshot.lengths.tolist()) == ([7], [101])
+    assert snapshot.actions_of(0)[-1].tolist() == [1, 2]
+
+
+def test_another_number_of_envs_opens_new_episodes() -> None:
+    log = EpisodeLog(2, 1, num_actions=5)
+    log.start()
+    log.acted(range(2), np.array([1, 2], np.int32))
+    log.ended(1)
+    log.mark()
+    resized = log.at_mark(DIGESTS[:2]).without_actions(3)
+    assert resized.episodes.tolist() == [0, 1, -1]
+    assert resized.lengths.tolist() == [CANNOT_REPLAY] * 3

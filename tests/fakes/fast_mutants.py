@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from metta_train.policies.initialization import Orthogonal
 from metta_train.policies.observation import TokenBox
 from metta_train.policies.py_agents.fast import CoreOptions, Fast, FastOptions
 from metta_train.policies.recurrence import run_lstm
@@ -144,9 +143,11 @@ class OutsideSpills(SplitFast):
         for feature in observation.features:
             channels[feature.id] = (channel, feature)
             channel += feature.num_channels
-        box = torch.zeros(tokens.shape[0], channel * height * width)
-        for row in range(tokens.shape[0]):
-            for location, feature_id, value in tokens[row].tolist():
+        size = channel * height * width
+        boxes = []
+        for row in tokens.tolist():
+            box = [0.0] * size
+            for location, feature_id, value in row:
                 if location == 255 or feature_id not in channels:
                     continue
                 y, x = (height // 2, width // 2) if location == 254 else (location >> 4, location & 15)
@@ -156,11 +157,12 @@ class OutsideSpills(SplitFast):
                     if value >= feature.categories:
                         continue
                     for other in range(feature.categories):
-                        box[row, ((channel + other) * height * width + cell) % box.shape[1]] = 0.0
+                        box[((channel + other) * height * width + cell) % size] = 0.0
                     channel, number = channel + value, 1.0
-                if channel * height * width + cell < box.shape[1]:
-                    box[row, channel * height * width + cell] = number
-        return box.unflatten(1, (-1, height, width))
+                if channel * height * width + cell < size:
+                    box[channel * height * width + cell] = number
+            boxes.append(box)
+        return torch.tensor(boxes).unflatten(1, (-1, height, width))
 
 
 class FirstDuplicateWins(SplitFast):
@@ -196,8 +198,9 @@ class CategoryAsNumber(SplitFast):
 
     def shape_observations(self, tokens: Tensor) -> Tensor:
         channel, pieces = 0, []
-        numbers = tuple(replace(f, categories=0, normalization=1 if f.categories else f.normalization) for f in
-                        self.tokens.features)
+        numbers = tuple(
+            replace(f, categories=0, normalization=1 if f.categories else f.normalization) for f in self.tokens.features
+        )
         box = TokenBox(replace(self.tokens, features=numbers))(tokens)
         for k, feature in enumerate(self.tokens.features):
             pieces.append(box[:, k : k + 1])
@@ -408,7 +411,10 @@ class OwnLstm(SplitFast):
                 ]
                 hidden[layer], cell[layer] = hidden[layer] * kept, cell[layer] * kept
                 chunks = (
-                    signal @ weights[0].t() + weights[1] + hidden[layer] @ weights[2].t() + self.hidden_bias * weights[3]
+                    signal @ weights[0].t()
+                    + weights[1]
+                    + hidden[layer] @ weights[2].t()
+                    + self.hidden_bias * weights[3]
                 ).chunk(4, dim=1)
                 i, f, g, o = (chunks[place] for place in self.gates)
                 cell[layer] = f.sigmoid() * cell[layer] + i.sigmoid() * g.tanh()

@@ -26,7 +26,9 @@ def test_every_index_is_one_pair_and_the_other_way_round(table: ActionTable) -> 
 
 
 @given(pair_tables(), st.integers(-3, 20), st.integers(-3, 20))
-def test_a_pair_that_does_not_exist_is_refused_and_aliases_nothing(table: ActionTable, kind: int, argument: int) -> None:
+def test_a_pair_that_does_not_exist_is_refused_and_aliases_nothing(
+    table: ActionTable, kind: int, argument: int
+) -> None:
     assert table.max_arguments is not None
     if 0 <= kind < len(table.max_arguments) and 0 <= argument <= table.max_arguments[kind]:
         assert table.pair_of(table.index_of(kind, argument)) == (kind, argument)

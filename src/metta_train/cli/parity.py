@@ -24,6 +24,9 @@ from metta_train.cli.exit_codes import BAD_USAGE, CRASH, DONE, INTERRUPTED
 from metta_train.specs.config_errors import ConfigError, nearest_choice
 
 if TYPE_CHECKING:
+    import torch
+
+    from metta_train.envs.vector import VectorEnv
     from metta_train.policies.parity.findings import Section
     from metta_train.policies.policy import Policy
     from metta_train.run_config import RunConfig
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 DIFFERENT = 1
 SECTIONS = ("structure", "initialisation", "forward", "backward", "weights", "training")
+PLAIN_WIDTH = 140  # columns where the output is no terminal
 MAX_FINDINGS = 8  # per section, in the terminal; JSON has all
 
 DESCRIPTION = """\
@@ -66,6 +70,36 @@ class _Sides:
     titles: tuple[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """What was found; `stopped` says why it ends early."""
+
+    titles: tuple[str, str]
+    environment: str
+    device: str
+    sections: tuple[Section, ...]
+    stopped: str | None
+
+    @property
+    def holds(self) -> bool:
+        return self.stopped is None and all(section.holds for section in self.sections)
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON; infinity, which JSON does not have, is the text "inf"."""
+        return {
+            "reference": self.titles[0],
+            "candidate": self.titles[1],
+            "environment": self.environment,
+            "device": self.device,
+            "holds": self.holds,
+            "stopped": self.stopped,
+            "sections": [
+                _plain({**asdict(section), "holds": section.holds, "largest_difference": section.largest_difference})
+                for section in self.sections
+            ],
+        }
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see metta-parity --help)")
@@ -99,7 +133,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("overrides", nargs="*", metavar="key=value", help="configuration as of metta-train: agent, py_agent, env, seed")
-    add("--against", action="append", default=[], metavar="OVERRIDE", help="an agent or py_agent override of the second")
+    add(
+        "--against", action="append", default=[], metavar="OVERRIDE", help="an agent or py_agent override of the second"
+    )
     add("--policy", metavar="MODULE:CLASS", help="the second policy is a class of your own")
     add("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of that class; may be repeated")
     add("--names", type=Path, metavar="FILE", help="name map, where parameters have other names")
@@ -131,62 +167,79 @@ def _run(options: argparse.Namespace) -> int:
         raise ConfigError(f"--json {options.json}: there is no folder {json_folder}")
     if options.real_env and options.spec is not None:
         raise ConfigError("--real-env --spec: a spec file has no environment; leave one of them out")
-    sides = _sides(options)
+    report = _compare(_sides(options), options, tolerances, sections)
+    if options.json == "-":
+        print(json.dumps(report.plain(), indent=2))
+    elif report.sections:
+        _show(report, verbose=options.verbose)
+    if options.json not in (None, "-"):
+        _write(Path(options.json), json.dumps(report.plain(), indent=2) + "\n")
+    if report.stopped is not None:
+        raise ConfigError(report.stopped)
+    return DONE if report.holds else DIFFERENT
 
-    import torch  # and all that needs it: after the checks that do not
 
+def _compare(
+    sides: _Sides, options: argparse.Namespace, tolerances: dict[str, float], sections: Sequence[str]
+) -> _Report:
+    # torch and all that needs it are imported here, after the checks that do not.
     from metta_train.envs.build import environment_spec, make_vector_env
     from metta_train.policies.parity.findings import UnusablePolicyError
-    from metta_train.policies.parity.spec_file import read_spec, read_yaml_mapping
+    from metta_train.policies.parity.spec_file import read_spec
     from metta_train.training.parity.bench import num_envs_for
     from metta_train.training.parity.compare import Comparison, Side, compare_policies
-    from metta_train.training.resources import choose_device
 
     config = sides.reference
-    device = choose_device(options.device)
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-    names = {} if options.names is None else read_yaml_mapping(options.names, "--names")
-    wrong = [key for key, value in names.items() if not isinstance(value, str)]
-    if wrong:
-        raise ConfigError(f"--names {options.names}: {wrong[0]}: got {names[wrong[0]]!r}, needs a name")
-    spec = environment_spec(config.env) if options.spec is None else read_spec(options.spec)
     comparison = Comparison(
-        names=names,
+        names=_names(options.names),
         trainer=config.trainer,
         clip_range=config.chosen_agent.clip_range,
-        device=device,
+        device=_device(options.device),
         seed=config.seed,
         epochs=options.epochs,
         tolerances=tolerances,
         sections=sections,
     )
-    envs = num_envs_for(spec.num_agents)
+    spec = environment_spec(config.env) if options.spec is None else read_spec(options.spec)
+
+    def real_env() -> VectorEnv:
+        envs = num_envs_for(spec.num_agents)
+        return make_vector_env(config.env, num_envs=envs, num_workers=0, num_slices=1, seed=config.seed)
+
+    reference = Side(sides.titles[0], _build(config, spec))
+    candidate = Side(sides.titles[1], _candidate(sides, options, spec))
     found: list[Section] = []
     stopped: str | None = None
+    found_next = compare_policies(reference, candidate, comparison, real_env if options.real_env else None)
     try:
-        for section in compare_policies(
-            Side(sides.titles[0], _build(config, spec)),
-            Side(sides.titles[1], _candidate(sides, options, spec)),
-            comparison,
-            (lambda: make_vector_env(config.env, num_envs=envs, num_workers=0, num_slices=1, seed=config.seed))
-            if options.real_env
-            else None,
-        ):
-            found.append(section)
+        found.extend(found_next)
     except UnusablePolicyError as error:
         stopped = str(error)
-    report = _report(sides.titles, spec, str(device), found, stopped)
-    if options.json == "-":
-        print(json.dumps(report, indent=2))
-    elif found:
-        _show(report, found, verbose=options.verbose)
-    if options.json not in (None, "-"):
-        _write(Path(options.json), json.dumps(report, indent=2) + "\n")
-    if stopped is not None:
-        raise ConfigError(stopped)
-    return DONE if report["holds"] else DIFFERENT
+    return _Report(sides.titles, spec.name, str(comparison.device), tuple(found), stopped)
+
+
+def _device(name: str) -> torch.device:
+    import torch
+
+    from metta_train.training.resources import choose_device
+
+    device = choose_device(name)
+    if device.type == "cpu":
+        torch.set_num_threads(1)  # the batches are small: more threads would mostly wait for each other
+    else:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    return device
+
+
+def _names(file: Path | None) -> dict[str, str]:
+    from metta_train.policies.parity.spec_file import read_yaml_mapping
+
+    names = {} if file is None else read_yaml_mapping(file, "--names")
+    for key, value in names.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"--names {file}: {key}: got {value!r}, needs a name")
+    return names
 
 
 def _write(path: Path, text: str) -> None:
@@ -306,24 +359,6 @@ def _tolerances(given: Sequence[str]) -> dict[str, float]:
 # ----- what to show
 
 
-def _report(
-    titles: tuple[str, str], spec: EnvironmentSpec, device: str, sections: Sequence[Section], stopped: str | None
-) -> dict[str, Any]:
-    """Everything as plain values; infinity, which JSON does not have, is the text "inf"."""
-    return {
-        "reference": titles[0],
-        "candidate": titles[1],
-        "environment": spec.name,
-        "device": device,
-        "holds": stopped is None and all(section.holds for section in sections),
-        "stopped": stopped,
-        "sections": [
-            _plain({**asdict(section), "holds": section.holds, "largest_difference": section.largest_difference})
-            for section in sections
-        ],
-    }
-
-
 def _plain(value: Any) -> Any:  # noqa: ANN401  # any plain data
     if isinstance(value, dict):
         return {key: _plain(inner) for key, inner in value.items()}
@@ -334,22 +369,24 @@ def _plain(value: Any) -> Any:  # noqa: ANN401  # any plain data
     return value
 
 
-def _show(report: dict[str, Any], sections: Sequence[Section], *, verbose: bool) -> None:
+def _show(report: _Report, *, verbose: bool) -> None:
     console = Console(highlight=False)
-    console.print(
-        Text(f"{report['reference']} against {report['candidate']}, {report['environment']}, {report['device']}")
-    )
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PLAIN_WIDTH)
+    console.print(Text(f"{report.titles[0]} against {report.titles[1]}, {report.environment}, {report.device}"))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title, justify in (("section", "left"), ("", "left"), ("difference", "right"), ("allowed", "right")):
-        table.add_column(title, justify=justify, no_wrap=True)
+    table.add_column("section", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("difference", justify="right", no_wrap=True)
+    table.add_column("allowed", justify="right", no_wrap=True)
     table.add_column("compared")
-    for section in sections:
+    for section in report.sections:
         verdict = Text("equal", "green") if section.holds else Text("DIFFERENT", "bold red")
         table.add_row(
             section.name, verdict, f"{section.largest_difference:.3g}", f"{section.tolerance:.3g}", section.summary
         )
     console.print(table)
-    for section in sections:
+    for section in report.sections:
         if not section.holds:
             _show_findings(console, section)
         if verbose or (section.name == "forward" and not section.holds):
@@ -371,7 +408,7 @@ def _show_findings(console: Console, section: Section) -> None:
 
 def _show_measurements(console: Console, section: Section, *, everything: bool) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 2))
-    table.add_column("largest difference in" if section.name == "forward" else section.name)
+    table.add_column("what each layer gives" if section.name == "forward" else section.name)
     table.add_column("", justify="right")
     table.add_column("")
     for measurement in section.measurements:

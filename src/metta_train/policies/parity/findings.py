@@ -80,7 +80,9 @@ class Section:
     @property
     def largest_difference(self) -> float:
         """Over the measurements that the section's tolerance is for; 0 where none has a number."""
-        return max((m.difference for m in self.measurements if m.difference is not None and m.limit is None), default=0.0)
+        return max(
+            (m.difference for m in self.measurements if m.difference is not None and m.limit is None), default=0.0
+        )
 
 
 class UnusablePolicyError(ValueError):

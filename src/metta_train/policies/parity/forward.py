@@ -109,9 +109,7 @@ def compare_forward(pair: Pair, given: Sequence[Scenario], tolerance: float) -> 
 def _compare(pair: Pair, scenario: Scenario) -> _Comparison:
     reference = traced_run(pair.titles[0], pair.reference, scenario)
     candidate = traced_run(pair.titles[1], pair.candidate, scenario)
-    checkpoints = compare_layers(
-        reference.trace, renamed(candidate.trace, pair.names), scenario.rows_and_steps
-    )
+    checkpoints = compare_layers(reference.trace, renamed(candidate.trace, pair.names), scenario.rows_and_steps)
     return _Comparison(scenario, reference, candidate, checkpoints)
 
 
@@ -380,4 +378,3 @@ def _other_tensors(trace: Trace, place: Checkpoint) -> list[tuple[str, Tensor]]:
                 name = f"{operation.name} of {' and '.join(dict.fromkeys(layers)) or 'the observations'}"
             found.append((name, tensor))
     return found
-

@@ -153,9 +153,7 @@ def explaining_memory_mistakes(
             yield mistake.cause
 
 
-def explaining_axis_mistakes(
-    reference: Policy, given: Sequence[tuple[Scenario, PolicyOutput]]
-) -> Iterator[Cause]:
+def explaining_axis_mistakes(reference: Policy, given: Sequence[tuple[Scenario, PolicyOutput]]) -> Iterator[Cause]:
     """Rows and steps confused around the whole network, rather than between two layers."""
     sequences = [(scenario, output) for scenario, output in given if scenario.rows_and_steps[1] > 1]
     if not sequences:
@@ -233,9 +231,7 @@ def _first_row(state: RecurrentState) -> RecurrentState:
 
 def _zero_other_tensors(state: RecurrentState, resets: Tensor, kept: int) -> RecurrentState:
     zeroed = state.zero_where(resets)
-    return RecurrentState(
-        tuple(state.tensors[k] if k == kept else tensor for k, tensor in enumerate(zeroed.tensors))
-    )
+    return RecurrentState(tuple(state.tensors[k] if k == kept else tensor for k, tensor in enumerate(zeroed.tensors)))
 
 
 def _zero_layers(state: RecurrentState, resets: Tensor, layers: slice) -> RecurrentState:

@@ -23,7 +23,9 @@ class ParameterMistake:
     values: dict[str, Tensor]
 
 
-def parameter_mistakes(layer: str, parameters: dict[str, Tensor], module: nn.Module | None) -> Iterator[ParameterMistake]:
+def parameter_mistakes(
+    layer: str, parameters: dict[str, Tensor], module: nn.Module | None
+) -> Iterator[ParameterMistake]:
     """Everything to try on one layer, the simplest first.
 
     Args:

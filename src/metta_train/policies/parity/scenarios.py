@@ -102,12 +102,8 @@ def scenarios(spec: EnvironmentSpec, state_shapes: tuple[tuple[int, ...], ...], 
         scenario("edge observations", edge, memory=False, resets=never(len(edge), 1)),
         scenario("one step with memory", draw_observations(spec, ROWS, draw), memory=True, resets=never(ROWS, 1)),
         scenario("one step, some rows reset", draw_observations(spec, ROWS, draw), memory=True, resets=some),
-        scenario(
-            "sequence", draw_observations(spec, ROWS * STEPS, draw), memory=True, resets=never(ROWS, STEPS)
-        ),
-        scenario(
-            "sequence with resets", draw_observations(spec, ROWS * STEPS, draw), memory=True, resets=inside
-        ),
+        scenario("sequence", draw_observations(spec, ROWS * STEPS, draw), memory=True, resets=never(ROWS, STEPS)),
+        scenario("sequence with resets", draw_observations(spec, ROWS * STEPS, draw), memory=True, resets=inside),
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metta_train.policies.parity.findings import Finding, Measurement, Section, UnusablePolicyError
+from metta_train.policies.parity.layers import owner
 from metta_train.policies.policy import Policy
 
 LEAST_SIMILARITY = 0.3  # of names that are taken for the same parameter
@@ -70,10 +71,14 @@ def _given_pairs(
 ) -> dict[str, str]:
     pairs: dict[str, str] = {}
     for their_name, our_name in given.items():
-        inside = {name: our_name + name.removeprefix(their_name) for name in theirs if name.startswith(f"{their_name}.")}
+        inside = {
+            name: our_name + name.removeprefix(their_name) for name in theirs if name.startswith(f"{their_name}.")
+        }
         found = {their_name: our_name} if their_name in theirs else inside
         if not found:
-            raise ValueError(f"name map: {titles[1]} has no parameter or layer {their_name!r}{_near(their_name, theirs)}")
+            raise ValueError(
+                f"name map: {titles[1]} has no parameter or layer {their_name!r}{_near(their_name, theirs)}"
+            )
         for name, other in found.items():
             if other not in ours:
                 raise ValueError(f"name map: {titles[0]} has no parameter {other!r} (for {name!r}){_near(other, ours)}")
@@ -89,22 +94,26 @@ def _near(name: str, known: Mapping[str, object]) -> str:
 
 
 def _likely_pairs(ours: Mapping[str, tuple[int, ...]], theirs: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
-    """Same shape, most similar names first; a shape that both sides have once is enough."""
-    candidates = sorted(
-        (
-            (-_similarity(name, other), position, name, other)
-            for position, (name, shape) in enumerate(theirs.items())
-            for other, other_shape in ours.items()
-            if shape == other_shape
-        ),
-    )
+    """Same shape; the best pair first, and the other parameters of a layer follow its first one."""
     pairs: dict[str, str] = {}
-    our_shapes, their_shapes = list(ours.values()), list(theirs.values())
-    for similarity, _, name, other in candidates:
-        alone = our_shapes.count(ours[other]) == 1 and their_shapes.count(ours[other]) == 1
-        if name not in pairs and other not in pairs.values() and (-similarity >= LEAST_SIMILARITY or alone):
-            pairs[name] = other
-    return pairs
+    layers: set[tuple[str, str]] = set()
+    while True:
+        best: list[tuple[float, str, str]] = []
+        free = [other for other in ours if other not in pairs.values()]
+        open_names = [name for name in theirs if name not in pairs]
+        for name in open_names:
+            fitting = [other for other in free if ours[other] == theirs[name]]
+            for other in fitting:
+                alone = len(fitting) == 1 and [theirs[n] for n in open_names].count(theirs[name]) == 1
+                known_layer = (owner(name), owner(other)) in layers
+                score = _similarity(name, other) + known_layer + (0.5 if len(theirs[name]) > 1 else 0.0)
+                if alone or known_layer or _similarity(name, other) >= LEAST_SIMILARITY:
+                    best.append((score, name, other))
+        if not best:
+            return {name: pairs[name] for name in theirs if name in pairs}
+        _, name, other = max(best, key=lambda pair: pair[0])
+        pairs[name] = other
+        layers.add((owner(name), owner(other)))
 
 
 def _similarity(name: str, other: str) -> float:
@@ -119,8 +128,7 @@ def compare_structure(reference: Policy, candidate: Policy, pairing: Pairing, ti
     theirs = {name: p for name, p in candidate.named_parameters()}
     counterparts = {our_name: name for name, our_name in pairing.names.items()}
     findings = [Finding(line.partition(" ")[0], line) for line in pairing.conflicts]
-    for name in pairing.missing:
-        findings.append(Finding(name, f"{titles[1]} has no {name} {list(ours[name].shape)}"))
+    findings += [Finding(name, f"{titles[1]} has no {name} {list(ours[name].shape)}") for name in pairing.missing]
     for name in sorted(pairing.assumed, key=list(pairing.names).index):
         our_name = pairing.names[name]
         findings.append(
@@ -131,11 +139,12 @@ def compare_structure(reference: Policy, candidate: Policy, pairing: Pairing, ti
                 counterpart=name,
             )
         )
-    for name in pairing.extra:
-        findings.append(Finding(name, f"{titles[1]} alone has {name} {list(theirs[name].shape)}"))
+    findings += [Finding(name, f"{titles[1]} alone has {name} {list(theirs[name].shape)}") for name in pairing.extra]
     if reference.state_shapes != candidate.state_shapes:
         shapes = [[list(shape) for shape in policy.state_shapes] for policy in (reference, candidate)]
-        findings.append(Finding("memory", f"memory per row is {shapes[0]} in {titles[0]} and {shapes[1]} in {titles[1]}"))
+        findings.append(
+            Finding("memory", f"memory per row is {shapes[0]} in {titles[0]} and {shapes[1]} in {titles[1]}")
+        )
     if reference.action_names != candidate.action_names:
         findings.append(Finding("actions", "the action names own other rows"))
     measurements = [

@@ -127,9 +127,7 @@ def tensor_mistakes(
     yield from _scales(where, reference, candidate)
 
 
-def _row_mistakes(
-    where: str, reference: Tensor, candidate: Tensor, rows_and_steps: tuple[int, int]
-) -> Iterator[Cause]:
+def _row_mistakes(where: str, reference: Tensor, candidate: Tensor, rows_and_steps: tuple[int, int]) -> Iterator[Cause]:
     """Rows and steps taken for each other, or steps in another place."""
     rows, steps = rows_and_steps
     if steps == 1:

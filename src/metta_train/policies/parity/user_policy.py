@@ -24,7 +24,9 @@ def policy_class(path: str) -> type[Policy]:
     module = guarded(f"--policy {path}", f"importing {module_name}", lambda: importlib.import_module(module_name))
     found = vars(module).get(class_name)
     if found is None:
-        classes = [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, Policy)]
+        classes = [
+            name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, Policy)
+        ]
         raise ValueError(f"--policy {path}: {module_name} has no {class_name!r}{nearest(class_name, classes)}")
     if not isinstance(found, type) or not issubclass(found, Policy):
         raise ValueError(f"--policy {path}: {class_name} is no subclass of metta_train.policies.policy.Policy")

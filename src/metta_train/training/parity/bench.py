@@ -20,8 +20,8 @@ from metta_train.training.rollout import RolloutCollector
 from metta_train.training.training_state import TrainingState
 from metta_train.training.update import PolicyUpdater
 
-HORIZON = 8
-STEPS = 16
+HORIZON = 4
+STEPS = 8
 ROWS = 48  # about; whole envs
 SAMPLING, MINIBATCHES = "sampling", "minibatches"
 NO_LIMIT = 1e30  # a gradient norm that is never reached: gradients stay as they are

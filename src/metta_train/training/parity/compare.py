@@ -16,10 +16,10 @@ from metta_train.policies.parity.scenarios import give_lively_weights, scenarios
 from metta_train.policies.parity.structure import check_transferable, compare_structure, copy_weights, pair_parameters
 from metta_train.policies.policy import Policy
 from metta_train.training.config import TrainerConfig
+from metta_train.training.parity.bench import num_envs_for
 from metta_train.training.parity.epochs import compare_training
 from metta_train.training.parity.gradients import compare_gradients
 from metta_train.training.parity.synthetic_env import SyntheticEnv
-from metta_train.training.parity.bench import num_envs_for
 from metta_train.training.parity.weight_operations import compare_weight_operations
 from metta_train.training.schedules import Schedules
 
@@ -108,9 +108,7 @@ def compare_policies(
     schedules = Schedules(trainer.hyperparameter_scheduler, trainer.optimizer, trainer.ppo)
     if wanted("backward"):
         with env() as opened:
-            yield compare_gradients(
-                lively, opened, trainer, schedules.at(0.0), comparison.seed, tolerance("backward")
-            )
+            yield compare_gradients(lively, opened, trainer, schedules.at(0.0), comparison.seed, tolerance("backward"))
     if wanted("weights"):
         yield compare_weight_operations(initial, comparison.seed, tolerance("weights"))
     if wanted("training"):

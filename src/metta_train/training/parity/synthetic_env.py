@@ -12,7 +12,7 @@ from metta_train.specs.random_streams import derived_seed
 from metta_train.specs.records import EpisodeRecord
 
 POOL = 64  # different observations
-ENDING = 0.1  # share of env steps that end an episode; half of them by a time limit
+ENDING = 0.2  # share of env steps that end an episode; half of them by a time limit
 
 
 class SyntheticEnv(VectorEnv):

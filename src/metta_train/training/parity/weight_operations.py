@@ -45,8 +45,10 @@ def compare_weight_operations(pair: Pair, seed: int, tolerance: float) -> Sectio
     for policy, own in zip((ours, theirs), anchors, strict=True):
         own.update(policy)
     with torch.no_grad():
-        measure("l2-init loss after the anchor moved", *(l2_init_loss(p, a) for p, a in zip((ours, theirs), anchors,
-                                                                                             strict=True)))
+        measure(
+            "l2-init loss after the anchor moved",
+            *(l2_init_loss(p, a) for p, a in zip((ours, theirs), anchors, strict=True)),
+        )
     metrics = [{m.layer: m for m in weight_metrics(policy)} for policy in (ours, theirs)]
     by_our_names = {_layer_name(name, pair.names): m for name, m in metrics[1].items()}
     for name in common:
@@ -83,7 +85,9 @@ def _coverage(
     ours: Mapping[str, WeightLayer], theirs: Mapping[str, WeightLayer], titles: tuple[str, str]
 ) -> list[Finding]:
     findings = [
-        Finding(name, f"{name} is no layer of {titles[1]}: only nn.Linear and nn.Conv2d are clipped, pulled and reported")
+        Finding(
+            name, f"{name} is no layer of {titles[1]}: only nn.Linear and nn.Conv2d are clipped, pulled and reported"
+        )
         for name in ours
         if name not in theirs
     ]

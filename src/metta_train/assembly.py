@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from metta_train.envs.build import environment_spec, make_vector_env
+from metta_train.envs.vector import ResumableVectorEnv
 from metta_train.experience.segment_buffer import SegmentBuffer
 from metta_train.policies.build import build_policy_from
+from metta_train.policies.config import AgentConfig, PyAgentConfig
 from metta_train.policies.policy import Policy
 from metta_train.policies.uniform import UniformPolicy
 from metta_train.policies.weights import WeightAnchors
@@ -34,12 +36,24 @@ from metta_train.training.batching import BatchPlan, plan_batches
 from metta_train.training.checkpoints import Checkpoint
 from metta_train.training.evaluation import evaluate
 from metta_train.training.optimizers import build_optimizer
+from metta_train.training.parity.same_network import check_same_network
 from metta_train.training.resources import choose_device, measure_resources
-from metta_train.training.rollout import RolloutCollector
-from metta_train.training.run_folder import RunFolder, RunState, RunStatus
+from metta_train.training.random_states import seed_global_generators
+from metta_train.training.rollout import RolloutCollector, RolloutStart, RowMemory
+from metta_train.training.run_folder import RunFolder, RunState, RunStatus, read_config
 from metta_train.training.schedules import Schedules
+from metta_train.training.stopping import StopRequest, StopRequested
 from metta_train.training.trainer import Trainer, TrainingPlan
-from metta_train.training.training_state import TrainingState, restore_weights
+from metta_train.training.training_state import (
+    KeptState,
+    Standing,
+    TrainingState,
+    data_seed_of,
+    envs_of,
+    memory_of,
+    restore_weights,
+    standing_of,
+)
 from metta_train.training.update import PolicyUpdater
 
 logger = logging.getLogger(__name__)
@@ -76,12 +90,15 @@ def build_policy(config: RunConfig, spec: EnvironmentSpec, seed: int | None = No
     return build_policy_from(config.chosen_agent, spec, config.seed if seed is None else seed)
 
 
-def train(config: RunConfig, command: Sequence[str] = ()) -> Generator[EpochRecord, None, RunOutcome]:
+def train(
+    config: RunConfig, command: Sequence[str] = (), stop: StopRequest | None = None
+) -> Generator[EpochRecord, None, RunOutcome]:
     """Train, or continue the run of this name from its newest good checkpoint.
 
     Args:
         config: the whole run.
         command: how the program was called; recorded, and suggested again at the end.
+        stop: asks the training to end early; None for a training that nobody stops.
 
     Yields:
         One record per epoch.
@@ -91,9 +108,13 @@ def train(config: RunConfig, command: Sequence[str] = ()) -> Generator[EpochReco
 
     Raises:
         ValueError: something in the configuration does not fit; nothing was written.
+        StopRequested: the training was asked to end and has saved everything up to its last whole epoch.
         RunLockedError, StorageError, NoUsableCheckpointError, NonFiniteError, WorkerError: as their classes say.
     """
+    stop = StopRequest() if stop is None else stop
+    stop.check()
     design = _design(config)
+    stop.check()
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder.open(config.data_dir, config.run))
         progress_console = stderr_console()
@@ -113,25 +134,22 @@ def train(config: RunConfig, command: Sequence[str] = ()) -> Generator[EpochReco
             wandb_run_id=None if checkpoint is None else checkpoint.state.wandb_run_id,
             upload_interval=config.trainer.checkpoint.wandb_checkpoint_interval,
         )
-        progress = Progress() if checkpoint is None else checkpoint.state.progress
-        trainer = _trainer(design, folder, _training_state(design, checkpoint), progress, reporting, stack)
-        reporting.reporters.start(_header(design, folder, progress))
-        reward: float | None = None
+        trainer = _trainer(design, folder, checkpoint, reporting, stop, stack)
+        reporting.reporters.start(_header(design, folder, trainer.progress))
         try:
             for record in trainer.epochs():
-                reward = _mean_reward(record, reward)
-                folder.write_status(_status("running", trainer, config, reward))
+                folder.write_status(_status("running", trainer, config))
                 yield record
         except BaseException as error:
-            stopped = isinstance(error, KeyboardInterrupt | GeneratorExit)
+            stopped = isinstance(error, KeyboardInterrupt | GeneratorExit | StopRequested)
             message = f"{type(error).__name__}: {error}".removesuffix(": ")
             outcome = _outcome("interrupted" if stopped else "failed", trainer, folder, config, command, message)
             reporting.reporters.finish(outcome)
             with suppress(StorageError):  # perhaps the very reason why it failed; the error itself is what matters
-                folder.write_status(_status(outcome.state, trainer, config, reward, message))
+                folder.write_status(_status(outcome.state, trainer, config, message))
             raise
         outcome = _outcome("done", trainer, folder, config, command)
-        folder.write_status(_status("done", trainer, config, reward))
+        folder.write_status(_status("done", trainer, config))
         reporting.reporters.finish(outcome)
         return outcome
 
@@ -171,6 +189,21 @@ def _design(config: RunConfig) -> _Design:
     )
 
 
+def _check_kind_of_agent(design: _Design, before: Mapping[str, object] | None) -> None:
+    """A run goes on with py_agent in place of agent, or the other way round, if they are the same network."""
+    now = "agent" if design.config.py_agent is None else "py_agent"
+    other = "py_agent" if now == "agent" else "agent"
+    if before is None or other not in before:
+        return
+    model = AgentConfig if other == "agent" else PyAgentConfig
+    check_same_network(
+        model.model_validate(before[other]),
+        design.config.chosen_agent,
+        design.spec,
+        titles=(f"the {other} that trained run={design.config.run!r}", design.config.agent_name),
+    )
+
+
 def _configure_torch(config: RunConfig, plan: BatchPlan) -> None:
     torch.set_num_threads(plan.learner_threads)
     if torch.cuda.is_available():
@@ -187,47 +220,51 @@ def _training_state(design: _Design, checkpoint: Checkpoint | None) -> TrainingS
     initial = config.trainer.initial_policy.uri
     if checkpoint is None and initial is not None:
         restore_weights(policy, checkpoints.load(Path(initial.removeprefix("file://"))))
+    data_seed = None if checkpoint is None else data_seed_of(checkpoint)
+    streams = config.seed if data_seed is None else data_seed
+    seed_global_generators(derived_seed(streams, "rank", RANK, "global"))
     state = TrainingState(
         policy=policy,
         optimizer=build_optimizer(config.trainer.optimizer, policy),
         anchors=WeightAnchors.of(policy),
         generators={
             # Actions are drawn where the logits are; minibatches are drawn on the CPU.
-            SAMPLING: _generator(config, design.device, SAMPLING),
-            MINIBATCHES: _generator(config, torch.device("cpu"), MINIBATCHES),
+            SAMPLING: _generator(streams, design.device, SAMPLING),
+            MINIBATCHES: _generator(streams, torch.device("cpu"), MINIBATCHES),
         },
         agent=config.agent_name,
         seed=config.seed,
+        data_seed=data_seed,
     )
     if checkpoint is not None:
         state.restore(checkpoint)
     return state
 
 
-def _generator(config: RunConfig, device: torch.device, stream: str) -> torch.Generator:
-    return torch.Generator(device).manual_seed(derived_seed(config.seed, "rank", RANK, stream))
+def _generator(seed: int, device: torch.device, stream: str) -> torch.Generator:
+    return torch.Generator(device).manual_seed(derived_seed(seed, "rank", RANK, stream))
 
 
 def _trainer(
     design: _Design,
     folder: RunFolder,
-    state: TrainingState,
-    progress: Progress,
+    checkpoint: Checkpoint | None,
     reporting: RunReporting,
+    stop: StopRequest,
     stack: ExitStack,
 ) -> Trainer:
     config, plan, policy = design.config, design.plan, design.policy
     trainer = config.trainer
-    # A continued run must not meet the episodes of its first start again.
-    env_seed = config.seed if progress.agent_step == 0 else derived_seed(config.seed, "continued", progress.agent_step)
+    state = _training_state(design, checkpoint)
     env = stack.enter_context(
         make_vector_env(
             config.env,
             num_envs=plan.num_envs,
             num_workers=plan.num_workers,
             num_slices=plan.num_slices,
-            seed=env_seed,
+            seed=config.seed if state.data_seed is None else state.data_seed,
             rank=RANK,
+            check=stop.check,
         )
     )
     buffer = SegmentBuffer(
@@ -239,9 +276,23 @@ def _trainer(
         policy.state_shapes,
         design.device,
     )
+    collector = RolloutCollector(
+        env,
+        policy,
+        buffer,
+        design.device,
+        state.generators[SAMPLING],
+        plan.precision,
+        start=None if checkpoint is None else _rollout_start(design, env, checkpoint),
+        check=stop.check,
+    )
 
-    def save(progress: Progress, evaluation: EvaluationScores | None) -> Path:
-        return state.save(folder.paths.checkpoints, progress, evaluation, reporting.wandb_run_id)
+    def keep(standing: Standing) -> KeptState:
+        env.mark()
+        return state.keep(standing, collector.memory())
+
+    def save(kept: KeptState) -> Path:
+        return state.save(folder.paths.checkpoints, kept, env.snapshot(), reporting.wandb_run_id)
 
     return Trainer(
         plan=TrainingPlan(
@@ -254,7 +305,7 @@ def _trainer(
             profile_folder=folder.paths.folder / "torch_traces",
         ),
         policy=policy,
-        collector=RolloutCollector(env, policy, buffer, design.device, state.generators[SAMPLING], plan.precision),
+        collector=collector,
         updater=PolicyUpdater(
             policy,
             state.optimizer,
@@ -266,16 +317,45 @@ def _trainer(
             trainer.update_epochs,
             config.chosen_agent.clip_range,
             state.generators[MINIBATCHES],
+            check=stop.check_finishing,
         ),
         schedules=design.schedules,
         reporters=reporting.reporters,
+        keep=keep,
         save=save,
-        evaluate=lambda epoch: _evaluate(design, epoch),
-        progress=progress,
+        evaluate=lambda epoch: _evaluate(design, epoch, stop),
+        standing=Standing() if checkpoint is None else standing_of(checkpoint),
+        stop=stop,
     )
 
 
-def _evaluate(design: _Design, epoch: int) -> EvaluationScores:
+def _rollout_start(design: _Design, env: ResumableVectorEnv, checkpoint: Checkpoint) -> RolloutStart | None:
+    """The environments as they stood; says so where that cannot be."""
+    snapshot = envs_of(checkpoint)
+    if snapshot is None:
+        logger.warning("the checkpoint does not tell where the environments stood: they start anew")
+        return None
+    restored = env.restore(snapshot)
+    reason = "their episodes cannot be played again"
+    if snapshot.num_envs != env.num_envs:
+        reason = f"the run had {snapshot.num_envs} of them"
+    elif restored.differing:
+        reason = "played again, their episodes looked different; did a version change?"
+    if restored.opened:
+        logger.warning(
+            "%d of %d environments open a new episode (%s), so the run does not go on to the bit",
+            len(restored.opened),
+            env.num_envs,
+            reason,
+        )
+    opened = torch.zeros(env.num_envs, dtype=torch.bool)
+    opened[list(restored.opened)] = True
+    rows = opened.repeat_interleave(env.spec.num_agents).to(design.device)
+    fresh = RowMemory(torch.ones_like(rows), design.policy.initial_state(env.num_rows, design.device))
+    return RolloutStart(restored.observations, memory_of(checkpoint, fresh, rows))
+
+
+def _evaluate(design: _Design, epoch: int, stop: StopRequest) -> EvaluationScores:
     config = design.config
     episodes = config.trainer.simulation.num_episodes
     # The same episodes every time, with the same sampling noise: scores differ by the weights alone.
@@ -287,9 +367,10 @@ def _evaluate(design: _Design, epoch: int) -> EvaluationScores:
             env,
             num_episodes=episodes,
             device=design.device,
-            generator=_generator(config, design.device, "evaluation"),
+            generator=_generator(config.seed, design.device, "evaluation"),
             category=design.spec.name,
             epoch=epoch,
+            check=stop.check_finishing,
         )
 
 
@@ -310,20 +391,13 @@ def _header(design: _Design, folder: RunFolder, progress: Progress) -> RunHeader
     )
 
 
-def _mean_reward(record: EpochRecord, before: float | None) -> float | None:
-    rewards = [episode.reward for episode in record.rollout.episodes if not episode.shortened]
-    return sum(rewards) / len(rewards) if rewards else before
-
-
-def _status(
-    state: RunState, trainer: Trainer, config: RunConfig, reward: float | None, message: str | None = None
-) -> RunStatus:
+def _status(state: RunState, trainer: Trainer, config: RunConfig, message: str | None = None) -> RunStatus:
     return RunStatus(
         state=state,
         epoch=trainer.progress.epoch,
         agent_step=trainer.progress.agent_step,
         total_timesteps=config.trainer.total_timesteps,
-        reward=reward,
+        reward=trainer.standing.reward,
         message=message,
     )
 

@@ -334,3 +334,20 @@ def test_any_config_text_is_read_or_refused(tmp_path_factory: pytest.TempPathFac
     except ValueError:
         return
     assert isinstance(config, dict)
+
+
+def test_a_whole_agent_may_take_the_place_of_a_whole_py_agent() -> None:
+    """Whether it is the same network is found out by training/parity/same_network.py."""
+    to_py = [
+        ConfigChange("agent.clip_range", "0", "(absent)"),
+        ConfigChange("agent.components.box.class", '"ObsTokenToBox"', "(absent)"),
+        ConfigChange("py_agent.agent_type", "(absent)", '"fast"'),
+    ]
+    check_config_changes("a", to_py)
+    check_config_changes("a", [ConfigChange(change.key, change.new, change.old) for change in to_py])
+    with pytest.raises(ValueError, match=r"env\.max_steps"):
+        check_config_changes("a", [*to_py, ConfigChange("env.max_steps", "1", "2")])
+    with pytest.raises(ValueError, match=r"agent\.clip_range"):
+        check_config_changes("a", [*to_py[1:], ConfigChange("agent.clip_range", "0", "1")])
+    with pytest.raises(ValueError, match=r"py_agent\.core"):
+        check_config_changes("a", [ConfigChange("py_agent.core.bias_init", '"forget"', '"ones"')])

@@ -287,16 +287,32 @@ def config_changes(old: Mapping[str, object], new: Mapping[str, object]) -> tupl
 def check_config_changes(run: str, changes: Sequence[ConfigChange]) -> None:
     """Refuse changes under which saved weights would mean something else: agent, py_agent and env.
 
+    A change of kind, from a whole `agent` to a whole `py_agent` or back, passes: both may be the same network, which
+    `training/parity/same_network.py` finds out when the run goes on.
+
     Raises:
         ValueError: with one line per refused change.
     """
-    refused = [change for change in changes if change.key.split(".")[0] in RESUME_FIXED_KEYS]
+    fixed = ("env",) if _changes_kind_of_agent(changes) else RESUME_FIXED_KEYS
+    refused = [change for change in changes if change.key.split(".")[0] in fixed]
     if refused:
         listed = "".join(f"\n  {change}" for change in refused)
         raise ValueError(
             f"run={run!r} has checkpoints of another agent or environment:{listed}\n"
             "Give the old values to continue that run, or another run name to start a new one."
         )
+
+
+def _changes_kind_of_agent(changes: Sequence[ConfigChange]) -> bool:
+    groups = {
+        name: [change for change in changes if change.key.split(".")[0] == name] for name in ("agent", "py_agent")
+    }
+    return any(
+        all(change.new == _ABSENT for change in groups[before])
+        and all(change.old == _ABSENT for change in groups[after])
+        for before, after in (("agent", "py_agent"), ("py_agent", "agent"))
+        if groups[before] and groups[after]
+    )
 
 
 # ----- lock

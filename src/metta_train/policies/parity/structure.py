@@ -168,8 +168,9 @@ def compare_structure(reference: Policy, candidate: Policy, pairing: Pairing, ti
 def check_transferable(reference: Policy, candidate: Policy, pairing: Pairing, titles: tuple[str, str]) -> None:
     """Raises UnusablePolicyError if the weights or the memory of one cannot be given to the other."""
     if pairing.conflicts:
-        more = f" (and {len(pairing.conflicts) - 1} more)" if len(pairing.conflicts) > 1 else ""
-        raise UnusablePolicyError(f"the shapes cannot match: {pairing.conflicts[0]}{more}")
+        first, *others = pairing.conflicts
+        more = f" (and {len(others)} more)" if others else ""
+        raise UnusablePolicyError(f"the shapes cannot match: {first}{more}")
     if reference.state_shapes != candidate.state_shapes:
         shapes = [[list(shape) for shape in policy.state_shapes] for policy in (reference, candidate)]
         raise UnusablePolicyError(

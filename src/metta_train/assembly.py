@@ -37,8 +37,8 @@ from metta_train.training.checkpoints import Checkpoint
 from metta_train.training.evaluation import evaluate
 from metta_train.training.optimizers import build_optimizer
 from metta_train.training.parity.same_network import check_same_network
-from metta_train.training.resources import choose_device, measure_resources
 from metta_train.training.random_states import seed_global_generators
+from metta_train.training.resources import choose_device, measure_resources
 from metta_train.training.rollout import RolloutCollector, RolloutStart, RowMemory
 from metta_train.training.run_folder import RunFolder, RunState, RunStatus, read_config
 from metta_train.training.schedules import Schedules
@@ -121,6 +121,8 @@ def train(
         stack.enter_context(run_logging(folder.paths.log, progress_console))
         checkpoints.remove_unfinished(folder.paths.checkpoints)
         checkpoint = checkpoints.newest_good(folder.paths.checkpoints)
+        if checkpoint is not None:
+            _check_kind_of_agent(design, read_config(folder.paths))
         changes = folder.adopt_config(config.plain(), resuming=checkpoint is not None)
         folder.record_invocation(command)
         if checkpoint is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from metta_train.envs.vector import VectorEnv
@@ -19,6 +21,7 @@ def evaluate(
     generator: torch.Generator,
     category: str,
     epoch: int,
+    check: Callable[[], None] = lambda: None,
 ) -> EvaluationScores:
     """Mean episode reward per agent over the first `num_episodes` full episodes of each env slot, in slot order.
 
@@ -33,6 +36,7 @@ def evaluate(
         generator: for sampling.
         category: the name of what is evaluated, as it appears in metric names.
         epoch: the epoch whose weights these are.
+        check: called before every step; what it raises abandons the evaluation.
     """
     assert env.num_slices == 1 and num_episodes % env.num_envs == 0
     rewards: dict[int, list[float]] = {slot: [] for slot in range(env.num_envs)}
@@ -41,6 +45,7 @@ def evaluate(
     resets = torch.ones(env.num_rows, dtype=torch.bool, device=device)
     state = policy.initial_state(env.num_rows, device)
     while min(len(played) for played in rewards.values()) < wanted:
+        check()
         decision = policy.act(observations, state, resets, generator)
         env.send(0, decision.actions.cpu().numpy())
         result = env.receive(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -27,6 +28,22 @@ class Rollout:
     env_seconds: float  # part of seconds: sending actions and waiting for envs
 
 
+@dataclass(frozen=True, slots=True)
+class RowMemory:
+    """What is carried from the end of one rollout to the start of the next, besides the envs."""
+
+    resets: Tensor  # [R] bool: the next observation opens an episode
+    state: RecurrentState  # R rows, before that observation is consumed
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutStart:
+    """Where the first rollout of a continued run begins."""
+
+    observations: NDArray[np.generic]  # [R, ...] of the next decision; owned by the env
+    memory: RowMemory
+
+
 @dataclass(slots=True)
 class _Slice:
     """Where one slice of envs stands between two decisions."""
@@ -41,6 +58,16 @@ class RolloutCollector:
     """Keeps the envs' side of the loop from one rollout to the next: observations, resets and recurrent states.
 
     Recurrent state is carried over rollout ends; it is zeroed where an episode opens and nowhere else.
+
+    Args:
+        env: reset here, unless there is a `start`.
+        policy: on `device`.
+        buffer: of the env's rows.
+        device: of policy and buffer.
+        generator: draws the actions.
+        precision: "fp32" or "bf16".
+        start: where a continued run stands.
+        check: called before every step; what it raises abandons the rollout.
     """
 
     def __init__(
@@ -51,24 +78,37 @@ class RolloutCollector:
         device: torch.device,
         generator: torch.Generator,
         precision: str,
+        start: RolloutStart | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self._env = env
+        self._check = check
         self._policy = policy
         self._buffer = buffer
         self._generator = generator
         self._device = device
         self._autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
         self._env_seconds = 0.0
-        observations = env.reset()
+        if start is None:
+            opening = torch.ones(env.num_rows, dtype=torch.bool, device=device)
+            start = RolloutStart(env.reset(), RowMemory(opening, policy.initial_state(env.num_rows, device)))
         self._slices = [
             _Slice(
                 rows=rows,
-                observations=observations[rows],
-                resets=torch.ones(rows.stop - rows.start, dtype=torch.bool, device=self._device),
-                state=policy.initial_state(rows.stop - rows.start, device),
+                observations=start.observations[rows],
+                resets=start.memory.resets[rows],
+                state=start.memory.state.rows(rows),
             )
             for rows in (env.slice_rows(i) for i in range(env.num_slices))
         ]
+
+    def memory(self) -> RowMemory:
+        """A copy of what the next rollout starts with; not during a rollout."""
+        states = [part.state.tensors for part in self._slices]
+        return RowMemory(
+            resets=torch.cat([part.resets for part in self._slices]),
+            state=RecurrentState(tuple(torch.cat(tensors) for tensors in zip(*states, strict=True))),
+        )
 
     def collect(self) -> Rollout:
         """Fill the buffer once. Blocks until every env has answered the last action."""
@@ -89,6 +129,7 @@ class RolloutCollector:
     def _act(self) -> list[EpisodeRecord]:
         episodes: list[EpisodeRecord] = []
         for step in range(self._buffer.steps):
+            self._check()
             for index in range(len(self._slices)):
                 if step > 0:
                     episodes += self._receive(index, step - 1)

@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
+from metta_train.envs.vector import WorkerError
 from metta_train.policies.policy import Policy
 from metta_train.policies.weights import weight_metrics
 from metta_train.reporting.reporter import Reporters
@@ -32,6 +33,8 @@ from metta_train.specs.records import (
 from metta_train.training.profiler import profiled_epoch
 from metta_train.training.rollout import Rollout, RolloutCollector
 from metta_train.training.schedules import Schedules
+from metta_train.training.stopping import StopRequest, StopRequested
+from metta_train.training.training_state import KeptState, Standing
 from metta_train.training.update import PolicyUpdater, Update
 
 
@@ -58,9 +61,11 @@ class Trainer:
         updater: improves the policy from them.
         schedules: the values that change during a run.
         reporters: hear of every epoch and checkpoint.
-        save: writes a checkpoint of everything and returns its folder.
+        keep: copies everything as it stands between two epochs.
+        save: writes a checkpoint of what was kept and returns its folder.
         evaluate: plays evaluation episodes with the present weights, given the epoch.
-        progress: where the run stands; not zero when it continues.
+        standing: where the run stands; at the start when it does not continue.
+        stop: asks the loop to end.
     """
 
     def __init__(
@@ -71,9 +76,11 @@ class Trainer:
         updater: PolicyUpdater,
         schedules: Schedules,
         reporters: Reporters,
-        save: Callable[[Progress, EvaluationScores | None], Path],
+        keep: Callable[[Standing], KeptState],
+        save: Callable[[KeptState], Path],
         evaluate: Callable[[int], EvaluationScores],
-        progress: Progress,
+        standing: Standing,
+        stop: StopRequest,
     ) -> None:
         self._plan = plan
         self._policy = policy
@@ -81,37 +88,69 @@ class Trainer:
         self._updater = updater
         self._schedules = schedules
         self._reporters = reporters
+        self._keep = keep
         self._save = save
         self._evaluate = evaluate
-        self.progress = progress
+        self._stop = stop
+        self.standing = standing
         self.elapsed = 0.0  # wall seconds of `epochs` so far
-        self._saved_epoch = progress.epoch
-        self._evaluation: EvaluationScores | None = None
+        self._written_epoch = standing.progress.epoch  # the newest epoch of which there is a checkpoint
+
+    @property
+    def progress(self) -> Progress:
+        """The counters of the last whole epoch."""
+        return self.standing.progress
 
     def epochs(self) -> Iterator[EpochRecord]:
-        """Train to `total_timesteps`, epoch by epoch. The last rollout may overshoot; nothing of it is wasted."""
-        run_started = epoch_started = perf_counter()
-        while self.progress.agent_step < self._plan.total_timesteps:
-            epoch = self.progress.epoch + 1
-            share_done = self.progress.agent_step / self._plan.total_timesteps
-            values = self._schedules.at(share_done)
-            with profiled_epoch(self._plan.profile_folder, epoch, self._plan.profile_interval):
-                rollout = self._collector.collect()
-                update = self._updater.update(
-                    rollout.segments, values, share_done, gradient_stats=_due(epoch, self._plan.gradient_stats_interval)
-                )
-            if _due(epoch, self._plan.evaluate_interval):
-                self._evaluation = self._evaluate(epoch)
-            epoch_ended = perf_counter()
-            seconds, epoch_started = epoch_ended - epoch_started, epoch_ended
-            self.elapsed = epoch_ended - run_started
-            self.progress = self._advance(rollout, update, seconds)
-            record = self._record(values, rollout, update, seconds)
-            # Told before saved: a run that continues from the checkpoint finds every epoch before it in the metrics.
-            self._reporters.record(record)
-            if _due(epoch, self._plan.checkpoint_interval) or self._finished():
-                self._checkpoint()
-            yield record
+        """Train to `total_timesteps`, epoch by epoch. The last rollout may overshoot; nothing of it is wasted.
+
+        Raises:
+            StopRequested: somebody asked for it; the last whole epoch is saved.
+            WorkerError: the environments cannot go on; the last whole epoch is saved.
+        """
+        self._run_started = self._epoch_started = perf_counter()
+        kept = self._keep(self.standing)
+        try:
+            while not self._finished():
+                record, due = self._epoch()
+                kept = self._keep(self.standing)
+                # Told before saved: a run that continues from the checkpoint finds all epochs before it in the metrics.
+                self._reporters.record(record)
+                if due:
+                    self._checkpoint(kept)
+                yield record
+                if not self._finished():
+                    self._stop.check()
+        except (StopRequested, WorkerError):
+            self._checkpoint(kept)
+            raise
+
+    def _epoch(self) -> tuple[EpochRecord, bool]:
+        """One epoch, and whether it is to be saved. The standing changes at its end, all at once."""
+        epoch = self.progress.epoch + 1
+        share_done = self.progress.agent_step / self._plan.total_timesteps
+        values = self._schedules.at(share_done)
+        with profiled_epoch(self._plan.profile_folder, epoch, self._plan.profile_interval):
+            rollout = self._collector.collect()
+            update = self._updater.update(
+                rollout.segments, values, share_done, gradient_stats=_due(epoch, self._plan.gradient_stats_interval)
+            )
+        evaluation = self.standing.evaluation
+        if _due(epoch, self._plan.evaluate_interval):
+            evaluation = self._evaluate(epoch)
+        epoch_ended = perf_counter()
+        seconds, self._epoch_started = epoch_ended - self._epoch_started, epoch_ended
+        self.elapsed = epoch_ended - self._run_started
+        progress = self._advance(rollout, update, seconds)
+        due = _due(epoch, self._plan.checkpoint_interval) or progress.agent_step >= self._plan.total_timesteps
+        before = self.standing
+        self.standing = Standing(
+            progress=progress,
+            evaluation=evaluation,
+            latest_saved_epoch=epoch if due else before.latest_saved_epoch,
+            reward=_mean_reward(rollout, before.reward),
+        )
+        return self._record(values, rollout, update, seconds, before.latest_saved_epoch), due
 
     def _finished(self) -> bool:
         return self.progress.agent_step >= self._plan.total_timesteps
@@ -126,12 +165,23 @@ class Trainer:
             total_time=self.progress.total_time + seconds,
         )
 
-    def _checkpoint(self) -> None:
-        folder = self._save(self.progress, self._evaluation)
-        self._saved_epoch = self.progress.epoch
-        self._reporters.checkpoint_saved(folder, self.progress.epoch, self.progress.agent_step)
+    def _checkpoint(self, kept: KeptState) -> None:
+        """Write what was kept, unless it is written or there is nothing to lose."""
+        progress = kept.standing.progress
+        if progress.epoch == self._written_epoch:
+            return
+        folder = self._save(kept)
+        self._written_epoch = progress.epoch
+        self._reporters.checkpoint_saved(folder, progress.epoch, progress.agent_step)
 
-    def _record(self, values: HyperparameterValues, rollout: Rollout, update: Update, seconds: float) -> EpochRecord:
+    def _record(
+        self,
+        values: HyperparameterValues,
+        rollout: Rollout,
+        update: Update,
+        seconds: float,
+        latest_saved_epoch: int,
+    ) -> EpochRecord:
         epoch = self.progress.epoch
         return EpochRecord(
             epoch=epoch,
@@ -150,11 +200,16 @@ class Trainer:
                 train_time=self.progress.train_time,
                 total_time=self.progress.total_time,
             ),
-            latest_saved_epoch=self._saved_epoch,
+            latest_saved_epoch=latest_saved_epoch,
             weights=weight_metrics(self._policy) if _due(epoch, self._plan.analyze_weights_interval) else (),
             gradients=update.gradients,
-            evaluation=self._evaluation,
+            evaluation=self.standing.evaluation,
         )
+
+
+def _mean_reward(rollout: Rollout, before: float | None) -> float | None:
+    rewards = [episode.reward for episode in rollout.stats.episodes if not episode.shortened]
+    return sum(rewards) / len(rewards) if rewards else before
 
 
 def _due(epoch: int, interval: int) -> bool:

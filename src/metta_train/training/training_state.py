@@ -2,21 +2,63 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
+from pydantic import JsonValue
 from torch import Tensor
 
+from metta_train.envs.episode_log import VectorSnapshot
 from metta_train.policies.policy import Policy
 from metta_train.policies.weights import WeightAnchors
+from metta_train.specs.random_streams import derived_seed
 from metta_train.specs.records import EvaluationScores, Progress
+from metta_train.specs.recurrent_state import RecurrentState
 from metta_train.training import checkpoints
 from metta_train.training.checkpoints import Checkpoint, CheckpointState
 from metta_train.training.optimizers import PolicyOptimizer
+from metta_train.training.random_states import global_random_states, restore_global_generators
+from metta_train.training.rollout import RowMemory
 
 _ANCHOR = "anchor/"
+_RESETS = "rows/resets"
+_ROW_STATE = "rows/state/"
+_ENVS = "envs/"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where the loop stands between two epochs, besides weights, optimizer and random streams.
+
+    Attributes:
+        progress: the counters.
+        evaluation: the last scores; they are reported until there are newer ones.
+        latest_saved_epoch: the last epoch that was saved because its turn had come.
+        reward: mean episode reward of the last epoch in which a comparable episode ended.
+    """
+
+    progress: Progress = field(default_factory=Progress)
+    evaluation: EvaluationScores | None = None
+    latest_saved_epoch: int = 0
+    reward: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptState:
+    """A training between two epochs, in copies: what comes after does not change it."""
+
+    standing: Standing
+    model: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    anchors: Mapping[str, Tensor]
+    random_states: Mapping[str, Tensor]
+    memory: RowMemory
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +72,7 @@ class TrainingState:
         generators: by name; their states are part of a checkpoint.
         agent: what the weights belong to, e.g. "fast".
         seed: of the run.
+        data_seed: of environments and sampling; differs from `seed` after a rollback.
     """
 
     policy: Policy
@@ -38,33 +81,43 @@ class TrainingState:
     generators: Mapping[str, torch.Generator]
     agent: str
     seed: int
+    data_seed: int | None = None
 
-    def save(
-        self, folder: Path, progress: Progress, evaluation: EvaluationScores | None, wandb_run_id: str | None
-    ) -> Path:
+    def keep(self, standing: Standing, memory: RowMemory) -> KeptState:
+        """Copies of everything, on its device. A moment's work: a checkpoint can be written from it at any time."""
+        return KeptState(
+            standing=standing,
+            model=_copies(self.policy.state_dict()),
+            optimizer=_copies(self.optimizer.state_tensors()),
+            anchors=_copies(self.anchors.tensors()),
+            random_states={name: generator.get_state() for name, generator in self.generators.items()}
+            | global_random_states(self.policy.active_rows.device),
+            memory=memory,
+        )
+
+    def save(self, folder: Path, kept: KeptState, envs: VectorSnapshot, wandb_run_id: str | None) -> Path:
         """Write a checkpoint; returns its folder. Raises as `checkpoints.save`."""
-        state = self._checkpoint_state(progress, evaluation, wandb_run_id)
-        return checkpoints.save(folder, self.policy.state_dict(), self.optimizer.state_tensors(), state)
-
-    def checkpoint_files(self, progress: Progress) -> dict[str, bytes]:
-        """What `save` would write, by file name, without writing it."""
-        state = self._checkpoint_state(progress, None, None)
-        return checkpoints.render(self.policy.state_dict(), self.optimizer.state_tensors(), state)
-
-    def _checkpoint_state(
-        self, progress: Progress, evaluation: EvaluationScores | None, wandb_run_id: str | None
-    ) -> CheckpointState:
-        scores = {} if evaluation is None else {f"eval_{evaluation.category}/score": evaluation.score}
-        return CheckpointState(
-            progress=progress,
+        standing = kept.standing
+        tensors = {f"{_ANCHOR}{name}": tensor for name, tensor in kept.anchors.items()}
+        tensors |= {_RESETS: kept.memory.resets}
+        tensors |= {f"{_ROW_STATE}{index}": tensor for index, tensor in enumerate(kept.memory.state.tensors)}
+        tensors |= {
+            f"{_ENVS}episodes": torch.from_numpy(envs.episodes),
+            f"{_ENVS}lengths": torch.from_numpy(envs.lengths),
+            f"{_ENVS}actions": torch.from_numpy(envs.actions),
+            f"{_ENVS}digests": torch.from_numpy(envs.digests),
+        }
+        state = CheckpointState(
+            progress=standing.progress,
             action_names=self.policy.action_names,
             agent=self.agent,
             environment=self.policy.spec.name,
             wandb_run_id=wandb_run_id,
-            metadata={"seed": self.seed, **scores},
-            random_states={name: generator.get_state() for name, generator in self.generators.items()},
-            tensors={f"{_ANCHOR}{name}": tensor for name, tensor in self.anchors.tensors().items()},
+            metadata=_metadata(self, standing),
+            random_states=kept.random_states,
+            tensors=tensors,
         )
+        return checkpoints.save(folder, kept.model, kept.optimizer, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over a checkpoint of the same agent and environment.
@@ -80,10 +133,110 @@ class TrainingState:
             if name.startswith(_ANCHOR)
         }
         self.anchors.load(anchors)
+        self._restore_random_states(checkpoint)
+
+    def _restore_random_states(self, checkpoint: Checkpoint) -> None:
+        states = checkpoint.state.random_states
         for name, generator in self.generators.items():
-            if name not in checkpoint.state.random_states:
-                raise ValueError(f"{checkpoint.path} holds no state of the random stream {name!r}")
-            generator.set_state(checkpoint.state.random_states[name])
+            saved = states.get(name)
+            if saved is not None and saved.shape == generator.get_state().shape:
+                generator.set_state(saved)
+                continue
+            # Each kind of device has generators of its own.
+            step = checkpoint.state.progress.agent_step
+            generator.manual_seed(derived_seed(self.seed, "continued", step, name))
+            logger.warning(
+                "the random stream %r was saved on another kind of device: it starts anew, so the run does not go on "
+                "to the bit",
+                name,
+            )
+        restore_global_generators(states, self.policy.active_rows.device)
+
+
+def standing_of(checkpoint: Checkpoint) -> Standing:
+    """Where the loop stood."""
+    state = checkpoint.state
+    metadata = state.metadata
+    scores = metadata.get("evaluation")
+    saved_epoch, reward = metadata.get("latest_saved_epoch"), metadata.get("reward")
+    return Standing(
+        progress=state.progress,
+        evaluation=_evaluation_of(scores) if isinstance(scores, dict) else None,
+        latest_saved_epoch=saved_epoch if isinstance(saved_epoch, int) else state.progress.epoch,
+        reward=reward if isinstance(reward, float) else None,
+    )
+
+
+def data_seed_of(checkpoint: Checkpoint) -> int | None:
+    """The seed of environments and sampling, where it differs from the run's."""
+    seed = checkpoint.state.metadata.get("data_seed")
+    return seed if isinstance(seed, int) else None
+
+
+def envs_of(checkpoint: Checkpoint) -> VectorSnapshot | None:
+    """Where the environments stood; None when the checkpoint does not tell."""
+    saved = checkpoint.state.tensors
+    names = [f"{_ENVS}{name}" for name in ("episodes", "lengths", "actions", "digests")]
+    if not all(name in saved for name in names):
+        return None
+    episodes, lengths, actions, digests = (saved[name].numpy() for name in names)
+    known = int(np.maximum(lengths, 0).sum())
+    if not (len(episodes) == len(lengths) == len(digests) and len(actions) == known):
+        raise ValueError(f"{checkpoint.path}: its environments do not fit each other; use another run name")
+    return VectorSnapshot(episodes, lengths, actions, digests)
+
+
+def memory_of(checkpoint: Checkpoint, fresh: RowMemory, opened: Tensor) -> RowMemory:
+    """What the rows carried.
+
+    Args:
+        checkpoint: of the same agent.
+        fresh: of a run that starts; taken where the checkpoint has another number of rows or another state.
+        opened: [R] bool: rows whose env opened a new episode instead of going on.
+    """
+    saved = checkpoint.state.tensors
+    states = [name for name in saved if name.startswith(_ROW_STATE)]
+    tensors = [saved[f"{_ROW_STATE}{index}"] for index in range(len(states))]
+    fits = _RESETS in saved and [t.shape for t in tensors] == [t.shape for t in fresh.state.tensors]
+    if not fits or saved[_RESETS].shape != fresh.resets.shape:
+        return fresh
+    device = fresh.resets.device
+    return RowMemory(
+        resets=saved[_RESETS].to(device) | opened,
+        state=RecurrentState(tuple(tensor.to(device) for tensor in tensors)).zero_where(opened),
+    )
+
+
+def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in tensors.items()}
+
+
+def _metadata(state: TrainingState, standing: Standing) -> dict[str, JsonValue]:
+    metadata: dict[str, JsonValue] = {
+        "seed": state.seed,
+        "latest_saved_epoch": standing.latest_saved_epoch,
+        "reward": standing.reward,
+    }
+    if state.data_seed is not None:
+        metadata["data_seed"] = state.data_seed
+    scores = standing.evaluation
+    if scores is not None:
+        metadata["evaluation"] = {
+            "category": scores.category,
+            "score": scores.score,
+            "episodes": scores.episodes,
+            "epoch": scores.epoch,
+        }
+        metadata[f"eval_{scores.category}/score"] = scores.score
+    return metadata
+
+
+def _evaluation_of(saved: Mapping[str, JsonValue]) -> EvaluationScores | None:
+    category, score = saved.get("category"), saved.get("score")
+    episodes, epoch = saved.get("episodes"), saved.get("epoch")
+    if isinstance(category, str) and isinstance(score, float) and isinstance(episodes, int) and isinstance(epoch, int):
+        return EvaluationScores(category=category, score=score, episodes=episodes, epoch=epoch)
+    return None
 
 
 def restore_weights(policy: Policy, checkpoint: Checkpoint) -> None:

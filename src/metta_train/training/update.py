@@ -6,7 +6,7 @@ the advantage from IMPALA (Espeholt et al., 2018, https://arxiv.org/abs/1802.015
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from time import perf_counter
@@ -79,7 +79,9 @@ class PolicyUpdater:
         update_epochs: int,
         clip_range: float,
         generator: torch.Generator,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        self._check = check  # called before every gradient step; what it raises abandons the update
         self._policy = policy
         self._optimizer = optimizer
         self._anchors = anchors
@@ -121,6 +123,7 @@ class PolicyUpdater:
                 prio_beta=annealed_beta(self._replay.prio_beta0, self._replay.prio_alpha, progress),
                 generator=self._generator,
             ):
+                self._check()
                 row = self._step(segments.select(index), returns[index], weights, values)
                 rows.append(row)
                 kl_so_far.append(row[_Column.APPROX_KL])

@@ -95,11 +95,15 @@ class TrainingState:
             memory=memory,
         )
 
+    def checkpoint_files(self, progress: Progress) -> dict[str, bytes]:
+        """Files of a checkpoint of the training itself, without the rows of an environment; nothing is written."""
+        none = torch.zeros(0, dtype=torch.bool)
+        kept = self.keep(Standing(progress), RowMemory(none, RecurrentState(())))
+        return checkpoints.render(kept.model, kept.optimizer, self._checkpoint_state(kept, {}, None))
+
     def save(self, folder: Path, kept: KeptState, envs: VectorSnapshot, wandb_run_id: str | None) -> Path:
         """Write a checkpoint; returns its folder. Raises as `checkpoints.save`."""
-        standing = kept.standing
-        tensors = {f"{_ANCHOR}{name}": tensor for name, tensor in kept.anchors.items()}
-        tensors |= {_RESETS: kept.memory.resets}
+        tensors = {_RESETS: kept.memory.resets}
         tensors |= {f"{_ROW_STATE}{index}": tensor for index, tensor in enumerate(kept.memory.state.tensors)}
         tensors |= {
             f"{_ENVS}episodes": torch.from_numpy(envs.episodes),
@@ -107,17 +111,22 @@ class TrainingState:
             f"{_ENVS}actions": torch.from_numpy(envs.actions),
             f"{_ENVS}digests": torch.from_numpy(envs.digests),
         }
-        state = CheckpointState(
-            progress=standing.progress,
+        state = self._checkpoint_state(kept, tensors, wandb_run_id)
+        return checkpoints.save(folder, kept.model, kept.optimizer, state)
+
+    def _checkpoint_state(
+        self, kept: KeptState, tensors: Mapping[str, Tensor], wandb_run_id: str | None
+    ) -> CheckpointState:
+        return CheckpointState(
+            progress=kept.standing.progress,
             action_names=self.policy.action_names,
             agent=self.agent,
             environment=self.policy.spec.name,
             wandb_run_id=wandb_run_id,
-            metadata=_metadata(self, standing),
+            metadata=_metadata(self, kept.standing),
             random_states=kept.random_states,
-            tensors=tensors,
+            tensors={**tensors, **{f"{_ANCHOR}{name}": tensor for name, tensor in kept.anchors.items()}},
         )
-        return checkpoints.save(folder, kept.model, kept.optimizer, state)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take over a checkpoint of the same agent and environment.

@@ -131,7 +131,7 @@ class Raises(SplitFast):
 
 
 def test_a_policy_that_writes_into_its_observations_is_told_so() -> None:
-    section = compared(WritesObservations(spec()))
+    section = compared(WritesObservations(spec()), 1e-6)
     assert [finding.message for finding in section.findings] == [
         "candidate writes into the observations that it is given"
     ]

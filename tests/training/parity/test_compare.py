@@ -20,6 +20,10 @@ from tests.policies.parity.pairs import spec
 from tests.training.trainer_config import trainer_config
 
 
+# SplitFast computes what the shipped agents do, but without their shorter ways.
+ROUNDING = {"forward": 1e-6, "backward": 1e-6, "weights": 1e-6}
+
+
 def sections(candidate: Policy, reference: str = "agent=fast", **changes: object) -> dict[str, Section]:
     comparison = Comparison(
         **{
@@ -68,7 +72,7 @@ def test_a_policy_without_memory() -> None:
 
 
 def test_another_spelling_of_the_network_is_equal_within_rounding() -> None:
-    tolerances = dict.fromkeys(("forward", "backward", "weights"), 1e-5) | {"training": 1e-3}
+    tolerances = dict.fromkeys(("forward", "backward", "weights"), 1e-5) | {"training": 1e-2}
     found = sections(PortedFast(small()), names=NAMES, tolerances=tolerances)
     different = [name for name, section in found.items() if not section.holds]
     assert different == ["initialisation"], {name: found[name].findings[:2] for name in different}
@@ -100,18 +104,18 @@ class StateWithoutGradient(SplitFast):
 
 
 def test_a_gradient_that_is_missing_is_found_where_the_forward_pass_is_equal() -> None:
-    found = sections(FrozenEmbeddings(small()), sections=("forward", "backward"))
+    found = sections(FrozenEmbeddings(small()), sections=("forward", "backward"), tolerances=ROUNDING)
     assert found["forward"].holds
     assert [(f.subject, f.causes[0].kind) for f in found["backward"].findings] == [("action_embeds.weight", "detached")]
 
-    found = sections(DetachedCritic(small()), sections=("forward", "backward"))
+    found = sections(DetachedCritic(small()), sections=("forward", "backward"), tolerances=ROUNDING)
     assert found["forward"].holds
     # the last parameter that differs comes first: everything in front of the critic
     assert found["backward"].findings[0].subject.startswith("core.")
     untouched = {"critic_1", "value", "actor_1", "action", "action_embeds"}
     assert not untouched & {finding.subject.rpartition(".")[0] for finding in found["backward"].findings}
 
-    found = sections(StateWithoutGradient(small()), sections=("forward", "backward"), tolerances={"forward": 1e-6})
+    found = sections(StateWithoutGradient(small()), sections=("forward", "backward"), tolerances=ROUNDING)
     assert found["forward"].holds and not found["backward"].holds
 
 
@@ -139,11 +143,11 @@ class UnclippedLayer(SplitFast):
 
 
 def test_layers_that_weight_operations_do_not_see_are_named() -> None:
-    found = sections(UnseenLayer(small()), sections=("forward", "weights"))
+    found = sections(UnseenLayer(small()), sections=("forward", "weights"), tolerances=ROUNDING)
     assert found["forward"].holds
     assert "fc1 is no layer of theirs" in found["weights"].findings[0].message
 
-    found = sections(UnclippedLayer(small()), sections=("forward", "weights"))
+    found = sections(UnclippedLayer(small()), sections=("forward", "weights"), tolerances=ROUNDING)
     messages = [finding.message for finding in found["weights"].findings]
     assert messages[0] == "clip_scale of critic_1 is 0.0 against 1.0"
     assert "clipped critic_1" in {finding.subject for finding in found["weights"].findings}

@@ -143,6 +143,7 @@ def _layer_measurements(comparisons: Sequence[_Comparison]) -> list[Measurement]
 
 
 def _distribution_measurements(pair: Pair, comparison: _Comparison) -> list[Measurement]:
+    """The verbs of training on the same scenario; nobody listens to the modules here, so fast paths are taken."""
     scenario = comparison.scenario
     evaluations, actions = [], []
     with torch.no_grad():
@@ -170,6 +171,7 @@ def _distribution_measurements(pair: Pair, comparison: _Comparison) -> list[Meas
     return [
         Measurement(f"log-probs, {scenario.name}", largest_difference(ours.log_probs, theirs.log_probs)),
         Measurement(f"entropy, {scenario.name}", largest_difference(ours.entropy, theirs.entropy)),
+        Measurement(f"values, {scenario.name}", largest_difference(ours.values, theirs.values)),
         Measurement(f"sampled actions, {scenario.name}", largest_difference(actions[0], actions[1])),
     ]
 

@@ -21,7 +21,8 @@ from metta_train.specs.environment_spec import (
 from metta_train.specs.random_streams import derived_seed
 from metta_train.specs.recurrent_state import RecurrentState
 
-ROWS, STEPS = 5, 7  # different and prime, so that a mixed-up reshape cannot go unnoticed
+# Different and prime, so that a mixed-up reshape cannot go unnoticed; enough together for fast paths to be worth it.
+ROWS, STEPS = 11, 7
 MEMORY_SCALE = 0.5
 
 

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -146,14 +146,27 @@ def train(
             stopped = isinstance(error, KeyboardInterrupt | GeneratorExit | StopRequested)
             message = f"{type(error).__name__}: {error}".removesuffix(": ")
             outcome = _outcome("interrupted" if stopped else "failed", trainer, folder, config, command, message)
-            reporting.reporters.finish(outcome)
+            reporting.reporters.finish(replace(outcome, patience=_patience(error)))
             with suppress(StorageError):  # perhaps the very reason why it failed; the error itself is what matters
                 folder.write_status(_status(outcome.state, trainer, config, message))
+            if isinstance(error, StopRequested):
+                steps = f"{trainer.progress.agent_step:,} agent steps"
+                raise StopRequested(f"{error} at {steps}; nothing is lost, the same command goes on") from None
             raise
         outcome = _outcome("done", trainer, folder, config, command)
         folder.write_status(_status("done", trainer, config))
         reporting.reporters.finish(outcome)
         return outcome
+
+
+def _patience(error: BaseException) -> float | None:
+    """Seconds for the reporters: who asked for the end will not wait long."""
+    match error:
+        case KeyboardInterrupt():
+            return 0.5
+        case StopRequested():
+            return 5.0
+    return None
 
 
 def random_policy_score(config: RunConfig, *, num_episodes: int) -> float:

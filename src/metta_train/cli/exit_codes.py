@@ -10,6 +10,7 @@ RUN_LOCKED = 4
 STORAGE = 5
 WORKERS = 6
 NOT_FINITE = 7
+PREEMPTED = 75  # EX_TEMPFAIL: saved; start the same command again
 INTERRUPTED = 130
 
 # By name, so that the table costs no import: most of these classes live beside torch.
@@ -23,6 +24,7 @@ EXIT_CODES = {
     "metta_train.envs.vector.WorkerError": WORKERS,
     "metta_train.training.update.NonFiniteError": NOT_FINITE,
     "metta_train.training.checkpoints.NonFiniteCheckpointError": NOT_FINITE,
+    "metta_train.training.stopping.StopRequested": PREEMPTED,
     "builtins.KeyboardInterrupt": INTERRUPTED,
 }
 

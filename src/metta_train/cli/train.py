@@ -20,11 +20,13 @@ from omegaconf import DictConfig, open_dict
 
 from metta_train.cli.compose import Composition, ConfigSource, compose, located, run_config
 from metta_train.cli.config_source import CONFIG_NAME, conf_folder
-from metta_train.cli.exit_codes import CRASH, DONE, INTERRUPTED, exit_code_of
+from metta_train.cli.exit_codes import CRASH, DONE, INTERRUPTED, PREEMPTED, exit_code_of
+from metta_train.cli.signals import stop_on_signals
 from metta_train.cli.sweep import Sweep, plan_sweep
 from metta_train.reporting.redaction import redact_text
 from metta_train.run_config import RunConfig
 from metta_train.specs.config_errors import ConfigError, nearest_choice
+from metta_train.training.stopping import StopRequest
 
 PROGRAM = "metta-train"
 
@@ -71,18 +73,20 @@ def _run(composition: Composition, command: Sequence[str]) -> int:
 
 
 def _train(config: RunConfig, command: Sequence[str]) -> int:
-    from metta_train.assembly import train  # torch and the environments are imported here, after all checks
+    stop = StopRequest()
+    with stop_on_signals(stop):
+        from metta_train.assembly import train  # torch and the environments are imported here, after all checks
 
-    epochs = train(config, command)
-    try:
-        next(epochs, None)
-    except ValueError as error:
-        if exit_code_of(error) != CRASH:
-            raise
-        # Until the first epoch is done, a ValueError is about the configuration: sizes, files, components.
-        raise ConfigError(str(error)) from error
-    for _ in epochs:
-        pass
+        epochs = train(config, command, stop)
+        try:
+            next(epochs, None)
+        except ValueError as error:
+            if exit_code_of(error) != CRASH:
+                raise
+            # Until the first epoch is done, a ValueError is about the configuration: sizes, files, components.
+            raise ConfigError(str(error)) from error
+        for _ in epochs:
+            pass
     return DONE
 
 
@@ -104,6 +108,8 @@ def _sweep(arguments: list[str], sweep: Sweep, source: ConfigSource) -> int:
         )
         if code == INTERRUPTED:
             raise KeyboardInterrupt
+        if code == PREEMPTED:
+            raise JobFailedError(code)  # no further job starts; the same command goes on with the one that was saved
         if folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()  # Hydra made it for a run that was refused
         if os.getpid() != main_process and code != DONE:
@@ -114,6 +120,8 @@ def _sweep(arguments: list[str], sweep: Sweep, source: ConfigSource) -> int:
     try:
         _hydra_main([*arguments, *sweep.overrides], source, job)
     except JobFailedError as error:
+        if error.code == PREEMPTED:
+            return PREEMPTED
         codes.append(error.code)
     except HydraException as error:  # what only the launcher or the sweeper can know
         raise ConfigError(str(error).splitlines()[0]) from error

@@ -65,6 +65,7 @@ class RunOutcome:
         message: why it failed or stopped, one line; empty when done.
         checkpoint: the newest checkpoint; None when there is none.
         next_commands: printed in this order.
+        patience: seconds that reporters may take to finish; None leaves it to them.
     """
 
     state: Literal["done", "interrupted", "failed"]
@@ -74,6 +75,7 @@ class RunOutcome:
     message: str = ""
     checkpoint: Path | None = None
     next_commands: tuple[NextCommand, ...] = ()
+    patience: float | None = None
 
 
 class Reporter(ABC):

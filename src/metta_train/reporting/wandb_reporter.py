@@ -120,17 +120,18 @@ class WandbReporter(Reporter):
     def finish(self, outcome: RunOutcome) -> None:
         if self._thread is None:
             return
-        deadline = monotonic() + self._finish_timeout
+        patience = self._finish_timeout if outcome.patience is None else min(outcome.patience, self._finish_timeout)
+        deadline = monotonic() + patience
         last = self._last_checkpoint
         if outcome.state == "done" and last is not None and last.epoch != self._uploaded_epoch:
             self._upload(last)
         with suppress(queue.Full):  # then the thread hangs, and the message below says so
-            self._tasks.put(_End(exit_code=0 if outcome.state == "done" else 1), timeout=self._finish_timeout)
+            self._tasks.put(_End(exit_code=0 if outcome.state == "done" else 1), timeout=patience)
         self._thread.join(timeout=max(0.0, deadline - monotonic()))
         if self._thread.is_alive():
             logger.warning(
                 "wandb did not finish within %.0f s; `wandb sync` on the folder below wandb/ uploads the rest",
-                self._finish_timeout,
+                patience,
             )
         elif self._left_out:
             logger.warning("wandb was too slow for %d epochs; metrics.jsonl has all of them", self._left_out)

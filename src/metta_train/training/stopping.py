@@ -14,7 +14,7 @@ class StopRequested(Exception):  # noqa: N818  # not an error: the run was asked
 
 
 class StopRequest:
-    """Whether, why and how urgently this process was asked to stop; the first request counts."""
+    """Whether, why and how urgently this process was asked to stop."""
 
     def __init__(self) -> None:
         self._reason: str | None = None
@@ -27,8 +27,9 @@ class StopRequest:
             reason: for people, e.g. "SIGTERM".
             patient: an update in progress may take its time; False gives it PATIENCE seconds.
         """
+        if not patient:
+            self._deadline = min(self._deadline, monotonic() + PATIENCE)
         if self._reason is None:
-            self._deadline = math.inf if patient else monotonic() + PATIENCE
             self._reason = reason
 
     @property

@@ -1,0 +1,187 @@
+"""Drives the real command line in processes of their own, and looks at what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from metta_train.training.checkpoints import checkpoint_folders, load
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+MARK = "METTA_TRAIN_FAULT_TEST"  # an environment variable that every process of one run carries
+
+# Small and busy: several segments per row, endings inside segments, first episodes cut, checkpoints every other epoch.
+FORAGE = (
+    "agent=fast trainer=smoke wandb=off seed=3 trainer.bptt_horizon=8 trainer.num_envs=2 trainer.batch_size=768 "
+    "trainer.total_timesteps=6144 env.max_steps=37"
+).split()
+CARTPOLE = (
+    "agent=mlp env=gymnasium env.id=CartPole-v1 wandb=off seed=5 trainer=smoke trainer.num_envs=4 "
+    "trainer.bptt_horizon=16 trainer.batch_size=128 trainer.minibatch_size=64 trainer.total_timesteps=3072 "
+    "trainer.checkpoint.checkpoint_interval=3"
+).split()
+FAULTY = "tests.fakes.gymnasium_envs:Fake-v0"
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a process ended."""
+
+    code: int  # negative: killed by that signal
+    out: str
+    err: str
+    seconds: float
+
+
+class Run:
+    """One `metta-train` process; its output goes to files, so that nothing blocks."""
+
+    def __init__(
+        self,
+        data_dir: Path,
+        arguments: Sequence[str],
+        *,
+        environ: dict[str, str] | None = None,
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        self.data_dir = data_dir
+        self.mark = f"{os.getpid()}-{time.monotonic_ns()}"
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "HYDRA_"))},
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY)]),
+            "DATA_DIR": str(data_dir),
+            "OMP_NUM_THREADS": "1",
+            MARK: self.mark,
+            **(environ or {}),
+        }
+        program = [sys.executable, "-m", *(wrapper or ["metta_train"])]
+        self._out = (data_dir / f"out-{self.mark}").open("w+")
+        self._err = (data_dir / f"err-{self.mark}").open("w+")
+        self._started = time.monotonic()
+        self.process = subprocess.Popen(
+            [*program, *arguments],
+            env=environment,
+            cwd=data_dir,
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=self._err,
+            process_group=0,
+        )
+
+    def wait(self, timeout: float = 120.0) -> Ended:
+        """Until it ends; a process that does not is killed and is a failure of the test."""
+        try:
+            code = self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"still running after {timeout} s:\n{self.err()[-3000:]}") from None
+        seconds = time.monotonic() - self._started
+        ended = Ended(code, Path(self._out.name).read_text(), self.err(), seconds)
+        self._out.close()
+        self._err.close()
+        return ended
+
+    def err(self) -> str:
+        """Standard error so far."""
+        return Path(self._err.name).read_text()
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to the trainer alone."""
+        self.process.send_signal(number)
+
+    def wait_until(self, condition: Callable[[], bool], timeout: float = 60.0) -> None:
+        """Until the condition holds; the process must not end before."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.err()[-3000:]}"
+            assert time.monotonic() < deadline, f"did not happen within {timeout} s:\n{self.err()[-3000:]}"
+            time.sleep(0.01)
+
+    def processes(self) -> list[int]:
+        """All living processes that this run has started, the trainer included."""
+        return [pid for pid in living() if marked(pid, self.mark)]
+
+    def assert_nothing_left(self, seconds: float = 5.0) -> None:
+        """No process of this run lives on."""
+        deadline = time.monotonic() + seconds
+        while left := self.processes():
+            assert time.monotonic() < deadline, f"processes left behind: {left}"
+            time.sleep(0.02)
+
+
+def living() -> list[int]:
+    """Processes that are not zombies."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                state = (folder / "stat").read_text().rsplit(")", 1)[1].split()[0]
+            except OSError:
+                continue
+            if state != "Z":
+                found.append(int(folder.name))
+    return found
+
+
+def marked(pid: int, mark: str) -> bool:
+    """Whether the process carries the mark in its environment."""
+    try:
+        return f"{MARK}={mark}\0".encode() in Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return False
+
+
+def train(data_dir: Path, *arguments: str, environ: dict[str, str] | None = None, timeout: float = 120.0) -> Ended:
+    """Start a run and wait for its end."""
+    return Run(data_dir, arguments, environ=environ).wait(timeout)
+
+
+def folder(data_dir: Path, run: str) -> Path:
+    return data_dir / run
+
+
+def newest(data_dir: Path, run: str) -> Path:
+    """The newest checkpoint, which must verify."""
+    path = checkpoint_folders(data_dir / run / "checkpoints")[-1]
+    load(path)
+    return path
+
+
+def weights(data_dir: Path, run: str) -> bytes:
+    """Model and optimizer files of the newest checkpoint."""
+    path = newest(data_dir, run)
+    return (path / "model.safetensors").read_bytes() + (path / "optimizer.safetensors").read_bytes()
+
+
+def metrics(data_dir: Path, run: str) -> list[dict[str, float]]:
+    """All epochs, without what depends on the clock."""
+    clocks = ("timing_", "overview/sps", "metric/total_time", "metric/train_time")
+    lines = (data_dir / run / "metrics.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if not k.startswith(clocks)} for line in lines]
+
+
+def steps(data_dir: Path, run: str) -> list[int]:
+    """Agent steps of the saved checkpoints."""
+    return [int(path.name.removeprefix("step-")) for path in checkpoint_folders(data_dir / run / "checkpoints")]
+
+
+def lines(data_dir: Path, run: str) -> int:
+    """Epochs in the metrics file."""
+    path = data_dir / run / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def assert_same_run(data_dir: Path, run: str, reference: str) -> None:
+    """Bit-equal weights, optimizer and metrics, and no file left half-written."""
+    assert weights(data_dir, run) == weights(data_dir, reference)
+    assert metrics(data_dir, run) == metrics(data_dir, reference)
+    left = [path.name for path in (data_dir / run).rglob("*") if ".tmp" in path.name or path.name.startswith(".trash")]
+    assert not left, f"unfinished files: {left}"

@@ -86,7 +86,7 @@ def test_a_class_of_the_users_own_with_a_name_map(
     assert main([*mine, *strict, "--tolerance=1e-5"]) == 0
     capsys.readouterr()
     assert main([*mine, "--sections=structure"]) == 1
-    assert "fc1.weight [128, 64] is most likely encoder.5.weight" in capsys.readouterr().out
+    assert "fc1.weight [128, 64] is missing there; taken for it: encoder.5.weight" in capsys.readouterr().out
 
 
 def test_a_py_agent_class_takes_options(spec: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,6 +36,7 @@ DIFFERENT = 1
 SECTIONS = ("structure", "initialisation", "forward", "backward", "weights", "training")
 PLAIN_WIDTH = 140  # columns where the output is no terminal
 MAX_FINDINGS = 8  # per section, in the terminal; JSON has all
+MAX_CONSEQUENCES = 2  # of the sections behind a forward pass that differs, whose findings mostly follow from it
 
 DESCRIPTION = """\
 Compare two policies: parameters, initial values, the activations of every layer, gradients of the PPO loss, weight
@@ -386,24 +387,26 @@ def _show(report: _Report, *, verbose: bool) -> None:
             section.name, verdict, f"{section.largest_difference:.3g}", f"{section.tolerance:.3g}", section.summary
         )
     console.print(table)
+    limit = MAX_FINDINGS
     for section in report.sections:
         if not section.holds:
-            _show_findings(console, section)
+            _show_findings(console, section, limit)
+            limit = MAX_CONSEQUENCES if section.name == "forward" else limit
         if verbose or (section.name == "forward" and not section.holds):
             _show_measurements(console, section, everything=verbose)
 
 
-def _show_findings(console: Console, section: Section) -> None:
+def _show_findings(console: Console, section: Section, limit: int) -> None:
     console.print(Text(f"\n{section.name}", "bold"))
-    for finding in section.findings[:MAX_FINDINGS]:
+    for finding in section.findings[:limit]:
         console.print(Text(f"  {finding.subject}: ", "bold") + Text(finding.message))
         for number, cause in enumerate(finding.causes):
             label = "likely cause" if number == 0 else "or"
             console.print(Text(f"      {label}: {cause.text}", "yellow"))
         if section.name == "forward" and not finding.causes:
             console.print(Text("      no usual mistake explains it", "yellow"))
-    if len(section.findings) > MAX_FINDINGS:
-        console.print(f"  and {len(section.findings) - MAX_FINDINGS} more (--json has all)")
+    if len(section.findings) > limit:
+        console.print(f"  and {len(section.findings) - limit} more (--json has all)")
 
 
 def _show_measurements(console: Console, section: Section, *, everything: bool) -> None:

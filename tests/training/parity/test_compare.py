@@ -19,7 +19,6 @@ from tests.policies.agents import build, vector_spec
 from tests.policies.parity.pairs import spec
 from tests.training.trainer_config import trainer_config
 
-
 # SplitFast computes what the shipped agents do, but without their shorter ways.
 ROUNDING = {"forward": 1e-6, "backward": 1e-6, "weights": 1e-6}
 

@@ -134,8 +134,7 @@ def compare_structure(reference: Policy, candidate: Policy, pairing: Pairing, ti
         findings.append(
             Finding(
                 our_name,
-                f"{our_name} {list(ours[our_name].shape)} is most likely {name} in {titles[1]}; the comparison goes "
-                "on with this pair",
+                f"{our_name} {list(ours[our_name].shape)} is missing there; taken for it: {name}",
                 counterpart=name,
             )
         )

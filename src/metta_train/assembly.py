@@ -33,12 +33,14 @@ from metta_train.specs.random_streams import derived_seed
 from metta_train.specs.records import EpochRecord, EvaluationScores, Progress
 from metta_train.training import checkpoints
 from metta_train.training.batching import BatchPlan, plan_batches
+from metta_train.training.checkpoint_writer import CheckpointWriter
 from metta_train.training.checkpoints import Checkpoint
 from metta_train.training.evaluation import evaluate
 from metta_train.training.optimizers import build_optimizer
 from metta_train.training.parity.same_network import check_same_network
 from metta_train.training.random_states import seed_global_generators
 from metta_train.training.resources import choose_device, measure_resources
+from metta_train.training.retention import Retention
 from metta_train.training.rollout import RolloutCollector, RolloutStart, RowMemory
 from metta_train.training.run_folder import RunFolder, RunState, RunStatus, read_config
 from metta_train.training.schedules import Schedules
@@ -140,7 +142,8 @@ def train(
         reporting.reporters.start(_header(design, folder, trainer.progress))
         try:
             for record in trainer.epochs():
-                folder.write_status(_status("running", trainer, config))
+                with suppress(StorageError):  # the checkpoints decide whether the disk is good enough
+                    folder.write_status(_status("running", trainer, config))
                 yield record
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | GeneratorExit | StopRequested)
@@ -306,8 +309,14 @@ def _trainer(
         env.mark()
         return state.keep(standing, collector.memory())
 
-    def save(kept: KeptState) -> Path:
-        return state.save(folder.paths.checkpoints, kept, env.snapshot(), reporting.wandb_run_id)
+    writer = CheckpointWriter(
+        folder.paths.checkpoints,
+        Retention.of(trainer.checkpoint),
+        good=None if checkpoint is None else checkpoint.path,
+    )
+
+    def save(kept: KeptState, last: bool) -> Path | None:
+        return writer.write(lambda path: state.save(path, kept, env.snapshot(), reporting.wandb_run_id), last=last)
 
     return Trainer(
         plan=TrainingPlan(

@@ -18,15 +18,31 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 MARK = "METTA_TRAIN_FAULT_TEST"  # an environment variable that every process of one run carries
 
 # Small and busy: several segments per row, endings inside segments, first episodes cut, checkpoints every other epoch.
-FORAGE = (
-    "agent=fast trainer=smoke wandb=off seed=3 trainer.bptt_horizon=8 trainer.num_envs=2 trainer.batch_size=768 "
-    "trainer.total_timesteps=6144 env.max_steps=37"
-).split()
-CARTPOLE = (
-    "agent=mlp env=gymnasium env.id=CartPole-v1 wandb=off seed=5 trainer=smoke trainer.num_envs=4 "
-    "trainer.bptt_horizon=16 trainer.batch_size=128 trainer.minibatch_size=64 trainer.total_timesteps=3072 "
-    "trainer.checkpoint.checkpoint_interval=3"
-).split()
+FORAGE = [
+    "agent=fast",
+    "trainer=smoke",
+    "wandb=off",
+    "seed=3",
+    "trainer.bptt_horizon=8",
+    "trainer.num_envs=2",
+    "trainer.batch_size=768",
+    "trainer.total_timesteps=6144",
+    "env.max_steps=37",
+]
+CARTPOLE = [
+    "agent=mlp",
+    "env=gymnasium",
+    "env.id=CartPole-v1",
+    "wandb=off",
+    "seed=5",
+    "trainer=smoke",
+    "trainer.num_envs=4",
+    "trainer.bptt_horizon=16",
+    "trainer.batch_size=128",
+    "trainer.minibatch_size=64",
+    "trainer.total_timesteps=3072",
+    "trainer.checkpoint.checkpoint_interval=3",
+]
 FAULTY = "tests.fakes.gymnasium_envs:Fake-v0"
 
 
@@ -62,18 +78,18 @@ class Run:
             **(environ or {}),
         }
         program = [sys.executable, "-m", *(wrapper or ["metta_train"])]
-        self._out = (data_dir / f"out-{self.mark}").open("w+")
-        self._err = (data_dir / f"err-{self.mark}").open("w+")
+        self._out, self._err = data_dir / f"out-{self.mark}", data_dir / f"err-{self.mark}"
         self._started = time.monotonic()
-        self.process = subprocess.Popen(
-            [*program, *arguments],
-            env=environment,
-            cwd=data_dir,
-            stdin=subprocess.DEVNULL,
-            stdout=self._out,
-            stderr=self._err,
-            process_group=0,
-        )
+        with self._out.open("w") as out, self._err.open("w") as err:
+            self.process = subprocess.Popen(
+                [*program, *arguments],
+                env=environment,
+                cwd=data_dir,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                process_group=0,
+            )
 
     def wait(self, timeout: float = 120.0) -> Ended:
         """Until it ends; a process that does not is killed and is a failure of the test."""
@@ -84,14 +100,11 @@ class Run:
             self.process.wait()
             raise AssertionError(f"still running after {timeout} s:\n{self.err()[-3000:]}") from None
         seconds = time.monotonic() - self._started
-        ended = Ended(code, Path(self._out.name).read_text(), self.err(), seconds)
-        self._out.close()
-        self._err.close()
-        return ended
+        return Ended(code, self._out.read_text(), self.err(), seconds)
 
     def err(self) -> str:
         """Standard error so far."""
-        return Path(self._err.name).read_text()
+        return self._err.read_text()
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to the trainer alone."""

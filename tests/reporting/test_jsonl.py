@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -99,16 +99,39 @@ def test_a_disk_that_refuses_stops_the_training_with_a_typed_error(tmp_path: Pat
         reporters.start(HEADER)
 
 
-def test_a_full_disk_in_the_middle_is_a_typed_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reporter = JsonlReporter(tmp_path / "m")
+class _SmallDisk(io.FileIO):
+    """Takes `room` bytes in all, then fails as a full disk does: with a part of the last write."""
+
+    room = 0
+
+    def write(self, data: bytes) -> int:  # type: ignore[override]  # narrower than any buffer
+        if self.room == 0:
+            raise OSError(28, "No space left on device")
+        taken = super().write(data[: self.room])
+        self.room -= taken
+        return taken
+
+
+def test_lines_wait_for_a_full_disk_and_only_the_end_insists(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    reporter = JsonlReporter(path)
     reporter.start(HEADER)
     assert reporter._file is not None
-
-    def refuse() -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(reporter, "_file", SimpleNamespace(write=lambda text: None, flush=refuse))
-        with pytest.raises(StorageError, match=r"could not write .*/m: the disk is full"):
-            reporter.record(epoch_record())
-    reporter.finish(RunOutcome("failed", 1, 1, 1.0))
+    reporter._file.close()
+    disk = _SmallDisk(path, "ab")
+    reporter._file = disk  # pyright: ignore[reportAttributeAccessIssue]  # in the place of the file
+    disk.room = 10_000
+    reporter.record(epoch_record(1))
+    disk.room = 50  # a torn second line
+    reporter.record(epoch_record(2))
+    assert [metrics["metric/epoch"] for metrics in read_metrics(path)] == [1]
+    assert path.read_bytes().endswith(b"}\n")  # cut back
+    disk.room = 0
+    reporter.record(epoch_record(3))
+    disk.room = 100_000
+    reporter.record(epoch_record(4))
+    assert [metrics["metric/epoch"] for metrics in read_metrics(path)] == [1, 2, 3, 4]
+    disk.room = 0
+    reporter.record(epoch_record(5))
+    with pytest.raises(StorageError, match=r"could not write .*/m: the disk is full"):
+        reporter.finish(RunOutcome("done", 1, 1, 1.0))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,12 +15,14 @@ from metta_train.reporting.reporter import Reporter, RunHeader, RunOutcome
 from metta_train.reporting.storage import storage_errors
 from metta_train.specs.records import EpochRecord
 
+logger = logging.getLogger(__name__)
+
 
 class JsonlReporter(Reporter):
-    """Appends and flushes one line per epoch; NaN and infinity, which JSON does not have, become null.
+    """Appends one line per epoch; NaN and infinity, which JSON does not have, become null.
 
     When a run goes on from a checkpoint, lines beyond its agent step are removed first, so that every step appears
-    once.
+    once. Lines that a full disk refuses are kept and written with the next ones; only the end of the run insists.
     """
 
     name = "metrics.jsonl"
@@ -26,28 +30,45 @@ class JsonlReporter(Reporter):
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
+        self._size = 0  # bytes of whole lines in the file
+        self._pending: list[bytes] = []
 
     def start(self, header: RunHeader) -> None:
         with storage_errors("write", self._path):
             truncate_metrics(self._path, header.start_agent_step)
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = self._path.open("ab", buffering=0)
+            self._size = self._file.tell()
 
     def record(self, record: EpochRecord) -> None:
         assert self._file is not None, "record() before start()"
         line = {name: value if math.isfinite(value) else None for name, value in metrics_of(record).items()}
-        with storage_errors("write", self._path):
-            self._file.write(json.dumps(line, allow_nan=False) + "\n")
-            self._file.flush()
+        waiting = len(self._pending)
+        self._pending.append(json.dumps(line, allow_nan=False).encode() + b"\n")
+        try:
+            self._write_pending(self._file)
+        except OSError as error:
+            if waiting == 0:
+                logger.warning("%s cannot be written (%s); its lines are kept until it can", self._path, error)
 
     def checkpoint_saved(self, path: Path, epoch: int, agent_step: int) -> None:
         pass
 
     def finish(self, outcome: RunOutcome) -> None:
-        if self._file is not None:
-            with storage_errors("write", self._path):
-                self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is None:
+            return
+        with storage_errors("write", self._path), file:
+            self._write_pending(file)
+
+    def _write_pending(self, file: IO[bytes]) -> None:
+        while self._pending:
+            line = self._pending[0]
+            if file.write(line) != len(line):
+                file.truncate(self._size)  # a torn line would swallow the next one
+                raise OSError(errno.ENOSPC, "the disk is full")
+            self._size += len(line)
+            self._pending.pop(0)
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, float | None]]:

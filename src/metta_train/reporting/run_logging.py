@@ -25,7 +25,7 @@ def run_logging(log_file: Path, console: Console, level: int = logging.INFO) -> 
     afterwards: each job of a multirun has its own file.
     """
     with storage_errors("write", log_file):
-        file_handler = logging.FileHandler(log_file, encoding="utf-8")
+        file_handler = _LogFile(log_file, encoding="utf-8")
     file_handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     terminal_handler = _terminal_handler(console)
     terminal_handler.setLevel(level)
@@ -59,6 +59,13 @@ def _terminal_handler(console: Console) -> logging.Handler:
     handler = logging.StreamHandler(console.file)
     handler.setFormatter(_RedactingFormatter("%(levelname)s %(message)s"))
     return handler
+
+
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written is no reason to stop, nor to fill the terminal with tracebacks."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name in logging
+        pass
 
 
 class _RedactingFormatter(logging.Formatter):

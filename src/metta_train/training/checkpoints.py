@@ -13,6 +13,7 @@ files, byte by byte: nothing in them but the manifest's version strings depends 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -50,6 +51,7 @@ CONTENT_FILES = (MODEL_FILE, OPTIMIZER_FILE, TENSORS_FILE, STATE_FILE)
 _STEP_FOLDER = re.compile(r"step-(\d{12})")
 _SET_ASIDE = re.compile(r"step-(\d{12})\.corrupt-(\d+)")
 _REPLACED = re.compile(r"\.replaced-(step-\d{12})")
+_TRASH_PREFIX = ".trash-"
 _TEMPORARY_PREFIX = ".tmp-"  # does not match _STEP_FOLDER, so a torn folder is never taken for a checkpoint
 
 # Far above any real checkpoint, low enough that a crafted file cannot exhaust the machine.
@@ -126,9 +128,10 @@ def save(folder: Path, model: Mapping[str, Tensor], optimizer: Mapping[str, Tens
     contents = render(model, optimizer, state)
     target = folder / _folder_name(state.progress.agent_step)
     with storage_errors("write the checkpoint", target):
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)  # not its parents: a run folder that somebody removed does not come back
         if target.exists() and _holds(target, contents):
             return target
+        _check_space(folder, sum(len(content) for content in contents.values()))
         temporary = folder / f"{_TEMPORARY_PREFIX}{target.name}-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             _write_folder(temporary, contents)
@@ -191,6 +194,45 @@ def load(path: Path) -> Checkpoint:
     return Checkpoint(path=path, model=model, optimizer=optimizer, state=state)
 
 
+def verify(path: Path) -> None:
+    """Hash every file of a checkpoint against its manifest. Raises as `load`."""
+    with storage_errors("read the checkpoint", path):
+        manifest = _read_manifest(path)
+        for name in CONTENT_FILES:
+            _read_verified(path, name, manifest.files[name])
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSummary:
+    """What decides whether a checkpoint stays."""
+
+    path: Path
+    epoch: int
+    agent_step: int
+    score: float | None  # larger is better
+
+
+def summary(path: Path) -> CheckpointSummary:
+    """Read the small files of a checkpoint only; its tensors are not verified. Raises as `load`."""
+    with storage_errors("read the checkpoint", path):
+        manifest = _read_manifest(path)
+        state = _parse_state(path, _read_verified(path, STATE_FILE, manifest.files[STATE_FILE]), {})
+    score = state.metadata.get("score")
+    return CheckpointSummary(
+        path=path,
+        epoch=state.progress.epoch,
+        agent_step=state.progress.agent_step,
+        score=score if isinstance(score, float) else None,
+    )
+
+
+def remove(path: Path) -> None:
+    """Make a checkpoint invisible in one step, then delete it. What an OSError leaves is cleaned at the next start."""
+    trash = path.with_name(f"{_TRASH_PREFIX}{path.name}-{secrets.token_hex(4)}")
+    path.rename(trash)
+    shutil.rmtree(trash)
+
+
 def checkpoint_folders(folder: Path) -> tuple[Path, ...]:
     """The complete checkpoints in `folder`, oldest agent step first; not verified. Modification times play no role."""
     if not folder.is_dir():
@@ -245,9 +287,9 @@ def remove_unfinished(folder: Path) -> None:
             if replaced and not (folder / replaced[1]).exists():
                 path.rename(folder / replaced[1])  # the process died between the two renames of `_put_in_place`
                 logger.warning("restored checkpoint %s, whose replacement was not finished", replaced[1])
-            elif replaced or path.name.startswith(_TEMPORARY_PREFIX):
+            elif replaced or path.name.startswith((_TEMPORARY_PREFIX, _TRASH_PREFIX)):
                 shutil.rmtree(path)
-                logger.info("removed the unfinished checkpoint %s", path.name)
+                logger.info("removed %s, which a process left behind", path.name)
 
 
 # ----- writing
@@ -283,6 +325,13 @@ def _render_manifest(contents: Mapping[str, bytes]) -> bytes:
     versions = {"torch": torch.__version__, "safetensors": version("safetensors"), "metta-train": _own_version()}
     manifest = _Manifest(format_version=FORMAT_VERSION, files=files, versions=versions, checksum="")
     return _render_json(manifest.model_copy(update={"checksum": _sha256(_render_json(manifest))}))
+
+
+def _check_space(folder: Path, size: int) -> None:
+    """Refuse before anything is written where there is no room for it and for what others write meanwhile."""
+    free = shutil.disk_usage(folder).free
+    if free < 2 * size:
+        raise OSError(errno.ENOSPC, f"{free / 2**20:.0f} MiB are free, a checkpoint needs {2 * size / 2**20:.0f} MiB")
 
 
 def _write_folder(temporary: Path, contents: Mapping[str, bytes]) -> None:

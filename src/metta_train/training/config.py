@@ -82,10 +82,13 @@ class HyperparameterSchedulerConfig(ConfigModel):
 
 
 class CheckpointConfig(ConfigModel):
-    """Intervals in epochs."""
+    """Intervals in epochs. A checkpoint is removed when none of the three `keep` keys holds it."""
 
     checkpoint_interval: Positive
     wandb_checkpoint_interval: Interval  # upload as a wandb artifact; a multiple of checkpoint_interval; 0 = never
+    keep_last: Annotated[int, Field(ge=2)]  # newest; 2 at least, because the newest may turn out to be damaged
+    keep_best: Interval  # by evaluation score, or by episode reward where nothing is evaluated
+    keep_every: Interval  # epochs between milestones, which stay for ever; 0 = none
 
 
 class SimulationConfig(ConfigModel):
@@ -116,6 +119,7 @@ class TrainerConfig(ConfigModel):
     max_minibatch_size: Positive | Auto  # larger minibatches accumulate gradients over pieces of this size
     bptt_horizon: Positive
     update_epochs: Positive
+    nonfinite: Literal["stop", "skip", "rollback"]  # what NaN or infinity in rewards, observations or gradients does
     num_envs: Positive | Auto
     num_workers: Interval | Auto  # env processes; 0 = envs step inside the trainer's process
     async_factor: Positive | Auto  # env slices in flight

@@ -62,7 +62,8 @@ class Trainer:
         schedules: the values that change during a run.
         reporters: hear of every epoch and checkpoint.
         keep: copies everything as it stands between two epochs.
-        save: writes a checkpoint of what was kept and returns its folder.
+        save: writes a checkpoint of what was kept, given whether it is the last one; returns its folder, or None
+            when the disk refused and the training may go on.
         evaluate: plays evaluation episodes with the present weights, given the epoch.
         standing: where the run stands; at the start when it does not continue.
         stop: asks the loop to end.
@@ -77,7 +78,7 @@ class Trainer:
         schedules: Schedules,
         reporters: Reporters,
         keep: Callable[[Standing], KeptState],
-        save: Callable[[KeptState], Path],
+        save: Callable[[KeptState, bool], Path | None],
         evaluate: Callable[[int], EvaluationScores],
         standing: Standing,
         stop: StopRequest,
@@ -117,12 +118,12 @@ class Trainer:
                 # Told before saved: a run that continues from the checkpoint finds all epochs before it in the metrics.
                 self._reporters.record(record)
                 if due:
-                    self._checkpoint(kept)
+                    self._checkpoint(kept, last=self._finished())
                 yield record
                 if not self._finished():
                     self._stop.check()
         except (StopRequested, WorkerError):
-            self._checkpoint(kept)
+            self._checkpoint(kept, last=True)
             raise
 
     def _epoch(self) -> tuple[EpochRecord, bool]:
@@ -165,12 +166,14 @@ class Trainer:
             total_time=self.progress.total_time + seconds,
         )
 
-    def _checkpoint(self, kept: KeptState) -> None:
+    def _checkpoint(self, kept: KeptState, *, last: bool) -> None:
         """Write what was kept, unless it is written or there is nothing to lose."""
         progress = kept.standing.progress
         if progress.epoch == self._written_epoch:
             return
-        folder = self._save(kept)
+        folder = self._save(kept, last)
+        if folder is None:
+            return
         self._written_epoch = progress.epoch
         self._reporters.checkpoint_saved(folder, progress.epoch, progress.agent_step)
 

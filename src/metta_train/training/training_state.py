@@ -225,6 +225,7 @@ def _metadata(state: TrainingState, standing: Standing) -> dict[str, JsonValue]:
         "seed": state.seed,
         "latest_saved_epoch": standing.latest_saved_epoch,
         "reward": standing.reward,
+        "score": _score(standing),
     }
     if state.data_seed is not None:
         metadata["data_seed"] = state.data_seed
@@ -238,6 +239,14 @@ def _metadata(state: TrainingState, standing: Standing) -> dict[str, JsonValue]:
         }
         metadata[f"eval_{scores.category}/score"] = scores.score
     return metadata
+
+
+def _score(standing: Standing) -> float | None:
+    """What checkpoints are compared by: evaluation, or reward in a run that does not evaluate."""
+    scores = standing.evaluation
+    if scores is None:
+        return standing.reward
+    return scores.score if scores.epoch == standing.progress.epoch else None
 
 
 def _evaluation_of(saved: Mapping[str, JsonValue]) -> EvaluationScores | None:

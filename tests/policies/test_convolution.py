@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from metta_train.policies.convolution import convolved_side
+from metta_train.policies.convolution import Conv2d, convolved_side
 
 
 @settings(max_examples=40, deadline=None)
@@ -18,3 +18,20 @@ def test_sides_are_those_of_torch_or_refused_as_torch_does(side, kernel_size, st
             convolved_side(side, kernel_size, stride, padding, dilation)
     else:
         assert convolved_side(side, kernel_size, stride, padding, dilation) == expected
+
+
+@pytest.mark.parametrize("size", [(3, 3), (3, 4), (5, 3)])
+def test_a_kernel_that_covers_its_input_equals_torchs_convolution(size):
+    """(3, 3) is one product of matrices; the other sizes are torch's own."""
+    torch.manual_seed(0)
+    layer = Conv2d(4, 6, kernel_size=3)
+    inputs = torch.randn(5, 4, *size)
+    seen = []
+    for function in (layer, lambda x: torch.nn.functional.conv2d(x, layer.weight, layer.bias)):
+        leaf = inputs.clone().requires_grad_()
+        layer.zero_grad()
+        output = function(leaf)
+        output.square().sum().backward()
+        seen.append([output.detach(), leaf.grad, *(p.grad.clone() for p in layer.parameters() if p.grad is not None)])
+    for one, other in zip(*seen, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,18 @@ def token_observation(spec: EnvironmentSpec, policy: str) -> TokenObservation:
             f"{type(spec.observation).__name__}(shape={list(spec.observation.shape)}); choose agent=mlp"
         )
     return spec.observation
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnTokens:
+    """The tokens that a box would show, before it is drawn: N rows of M tokens.
+
+    `slots` is (row of the cell * window_width + column) * channels + channel; it means nothing where `drawn` is false.
+    """
+
+    slots: Tensor  # [N, M] int32
+    values: Tensor  # [N, M] float32
+    drawn: Tensor  # [N, M] bool: false for padding, ignored and overwritten tokens
 
 
 class TokenBox(nn.Module):
@@ -55,7 +69,7 @@ class TokenBox(nn.Module):
     def _location_table(self, observation: TokenObservation) -> Tensor:
         """`[256]`: place of a cell's first channel in the flat box; `_box_size` for cells that do not exist."""
         height, width = self.window
-        table = torch.full((256,), self._box_size, dtype=torch.int64)
+        table = torch.full((256,), self._box_size, dtype=torch.int32)
         for row in range(height):
             for column in range(width):
                 table[row << 4 | column] = (row * width + column) * self.num_channels
@@ -68,10 +82,10 @@ class TokenBox(nn.Module):
         The feature's first channel (`_box_size` where the token is to be ignored), the channel's distance from it,
         and what is written.
         """
-        first_channels = torch.full((256, 256), self._box_size, dtype=torch.int64)
-        channel_offsets = torch.zeros((256, 256), dtype=torch.int64)
+        first_channels = torch.full((256, 256), self._box_size, dtype=torch.int32)
+        channel_offsets = torch.zeros((256, 256), dtype=torch.int32)
         scaled_values = torch.zeros((256, 256))
-        byte_values = torch.arange(256)
+        byte_values = torch.arange(256, dtype=torch.int32)
         channel = 0
         for feature in observation.features:
             if feature.categories:
@@ -91,15 +105,9 @@ class TokenBox(nn.Module):
         height, width = self.window
         dump = rows * self._box_size  # one place behind the boxes takes whatever is not drawn
 
-        locations, features, values = tokens.long().flatten(0, 1).unbind(dim=1)
-        feature_values = features * 256 + values
-        # The same (cell, feature) has the same slot, so slots decide which of several tokens is the last one.
-        in_box = self._cell_starts.index_select(0, locations) + self._first_channels.index_select(0, feature_values)
-        ignored = in_box >= self._box_size
-        with torch.no_grad():
-            self.ignored_tokens += ignored.sum() - (locations == PADDING_LOCATION).sum()
+        in_box, feature_values, ignored = self._look_up(tokens)
         row_starts = torch.arange(rows, device=tokens.device).mul_(self._box_size)
-        slots = in_box.view(rows, num_tokens).add_(row_starts.unsqueeze(1)).view(-1).masked_fill_(ignored, dump)
+        slots = (in_box.view(rows, num_tokens) + row_starts.unsqueeze(1)).view(-1).masked_fill_(ignored, dump)
 
         box = torch.zeros(dump + 1, device=tokens.device)
         # The box first holds, in each slot, the largest position (from 1) of its tokens; the others were overwritten.
@@ -112,6 +120,49 @@ class TokenBox(nn.Module):
         slots.masked_fill_(overwritten, dump)
         box.scatter_(0, slots, self._scaled_values.index_select(0, feature_values))
         return box[:dump].view(rows, height, width, self.num_channels).permute(0, 3, 1, 2)
+
+    def drawn_tokens(self, tokens: Tensor) -> DrawnTokens:
+        """What `forward` would draw, for whoever needs the few tokens and not the box. CPU only: it reads values."""
+        tokens = _without_padding_columns(tokens)
+        rows, num_tokens, _ = tokens.shape
+        in_box, feature_values, ignored = self._look_up(tokens)
+        # Every token writes its position into its slot. Whoever does not find its own number there shares the slot.
+        row_starts = torch.arange(0, rows * self._box_size, self._box_size).unsqueeze(1)
+        slots = (in_box.view(rows, num_tokens) + row_starts).view(-1).masked_fill_(ignored, rows * self._box_size)
+        drawn = torch.logical_not(ignored)
+        board = torch.empty(rows * self._box_size + 1, dtype=torch.uint8 if num_tokens < 256 else torch.int16)
+        positions = torch.arange(num_tokens, dtype=board.dtype).repeat(rows)
+        board.scatter_(0, slots, positions)
+        if bool(((board.gather(0, slots) != positions) & drawn).any()):
+            drawn &= self._last_of_each_slot(slots, rows, num_tokens)
+        if self._has_categories:
+            in_box += self._channel_offsets.index_select(0, feature_values)
+        return DrawnTokens(
+            slots=in_box.view(rows, num_tokens),
+            values=self._scaled_values.index_select(0, feature_values).view(rows, num_tokens),
+            drawn=drawn.view(rows, num_tokens),
+        )
+
+    def _look_up(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """For each of the N * M tokens: place of its feature in the box, its row in the tables, whether it is ignored.
+
+        The same (cell, feature) has the same place, so places decide which of several tokens is the last one.
+        """
+        # int32 indices: on the CPU four times as fast as int64 in everything but the look-up itself.
+        locations, features, values = (tokens[..., k].to(torch.int32).flatten() for k in range(3))
+        feature_values = features.mul_(256).add_(values)
+        in_box = self._cell_starts.index_select(0, locations) + self._first_channels.index_select(0, feature_values)
+        ignored = in_box >= self._box_size
+        with torch.no_grad():
+            self.ignored_tokens += ignored.sum() - (locations == PADDING_LOCATION).sum()
+        return in_box, feature_values, ignored
+
+    def _last_of_each_slot(self, slots: Tensor, rows: int, num_tokens: int) -> Tensor:
+        """[N * M] bool: no later token of the row has the same slot."""
+        positions = torch.arange(1, num_tokens + 1, dtype=torch.int32).repeat(rows)
+        board = torch.zeros(rows * self._box_size + 1, dtype=torch.int32)
+        board.scatter_reduce_(0, slots, positions, "amax")
+        return board.index_select(0, slots) == positions
 
 
 def _without_padding_columns(tokens: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from metta_train.policies.initialization import Initializer, LstmBiasMode, LstmInputBias, Orthogonal, Zeros
+from metta_train.policies.lstm_loop import can_loop, loop_lstm
+from metta_train.policies.watched import is_watched
 from metta_train.specs.recurrent_state import RecurrentState
 
 
@@ -33,7 +35,8 @@ def lstm_initial_values(num_layers: int, bias_init: LstmBiasMode) -> dict[str, I
 def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tensor) -> tuple[Tensor, RecurrentState]:
     """T steps of B rows through a batch-first LSTM; row b is zeroed before step t where `resets[b, t]`.
 
-    Rows without a reset after their first step go through the fused kernel in one call; the other rows are cut at the
+    In float32 on the CPU a loop over time is the fastest way (`lstm_loop.py`), and resets cost it nothing. Otherwise
+    rows without a reset after their first step go through the fused kernel in one call; the other rows are cut at the
     union of their reset columns. One step costs one kernel call and nothing depends on the data.
 
     Args:
@@ -45,6 +48,9 @@ def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
     Returns:
         Outputs `[B, T, hidden_size]` and the state after the last step.
     """
+    if inputs.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and can_loop(lstm) and not is_watched(lstm):
+        outputs, hidden, cell = loop_lstm(lstm, inputs, *state.tensors, resets)
+        return outputs, RecurrentState((hidden, cell))
     state = state.zero_where(resets[:, 0])
     if inputs.shape[1] == 1:
         return _run_piece(lstm, inputs, state)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field
-from torch import nn
 
+from metta_train.policies import convolution
 from metta_train.policies.component_graph.activation import activation_named
 from metta_train.policies.component_graph.component import Built, Signal, Site
 from metta_train.policies.component_graph.weight_layer import WeightLayerComponent
@@ -40,7 +40,7 @@ class Conv2d(WeightLayerComponent):
             convolved_side(side, params.kernel_size, params.stride, params.padding, params.dilation) for side in sides
         )
         return Built(
-            module=nn.Conv2d(channels, **params.model_dump()),
+            module=convolution.Conv2d(channels, **params.model_dump()),
             output=Signal((params.out_channels, *new_sides)),
             activation=activation_named(self.nonlinearity),
             initial_values=self.initial_values(channels * params.kernel_size**2, params.bias),

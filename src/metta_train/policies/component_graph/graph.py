@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -11,9 +12,11 @@ from metta_train.policies.action_rows import EMBEDDING_ROWS, ActionRows
 from metta_train.policies.component_graph.component import Built, Signal, Site
 from metta_train.policies.component_graph.library import LIBRARY
 from metta_train.policies.config import AgentConfig, ComponentConfig, SourceConfig
+from metta_train.policies.observation import TokenBox
 from metta_train.policies.policy import Policy
 from metta_train.policies.recurrence import run_lstm
 from metta_train.policies.settings import nearest, validated
+from metta_train.policies.token_convolution import convolve_tokens
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.records import PolicyOutput
 from metta_train.specs.recurrent_state import RecurrentState
@@ -35,7 +38,7 @@ class _Input:
 class _Step:
     """One component, ready to run; its output goes into the next free slot."""
 
-    module: nn.Module
+    module: Callable[..., Tensor]
     activation: Callable[[Tensor], Tensor] | None
     inputs: tuple[_Input, ...]
     state: slice | None  # its tensors in the policy's recurrent state, for an LSTM
@@ -81,7 +84,7 @@ class ComponentGraph(Policy):
             state_start, state_end = state_end, state_end + len(component.state_shapes)
             steps.append(
                 _Step(
-                    module=component.module,
+                    module=_runner(name, config.components, built),
                     activation=component.activation,
                     inputs=tuple(_input(source, slots) for source in _sources(config.components[name])),
                     state=slice(state_start, state_end) if component.state_shapes else None,
@@ -100,6 +103,7 @@ class ComponentGraph(Policy):
             if step.state is None:
                 output = step.module(*inputs)
             else:
+                assert isinstance(step.module, nn.LSTM)
                 sequence, after = run_lstm(
                     step.module,
                     inputs[0].unflatten(0, rows_and_steps),
@@ -114,6 +118,31 @@ class ComponentGraph(Policy):
             values=slots[self._value_slot].squeeze(1).unflatten(0, rows_and_steps),
             state=RecurrentState(tuple(memory)),
         )
+
+
+def _runner(name: str, components: Mapping[str, ComponentConfig], built: Mapping[str, Built]) -> Callable[..., Tensor]:
+    """The module of a component; a convolution that alone reads a token box takes the box's tokens instead of it."""
+    module = built[name].module
+    if isinstance(module, TokenBox) and _reader_of_tokens(name, components, built) is not None:
+        return _as_they_are
+    sources = list(_sources(components[name]))
+    if isinstance(module, nn.Conv2d) and sources[0].name in built:
+        box = built[sources[0].name].module
+        if isinstance(box, TokenBox) and _reader_of_tokens(sources[0].name, components, built) == name:
+            return partial(convolve_tokens, module, box)
+    return module
+
+
+def _reader_of_tokens(box: str, components: Mapping[str, ComponentConfig], built: Mapping[str, Built]) -> str | None:
+    """The convolution that is the only reader of the whole box."""
+    readers = [(name, source) for name in built for source in _sources(components[name]) if source.name == box]
+    name, source = readers[0]
+    alone = len(readers) == 1 and source.slice is None
+    return name if alone and isinstance(built[name].module, nn.Conv2d) else None
+
+
+def _as_they_are(tokens: Tensor) -> Tensor:
+    return tokens
 
 
 def _build(config: ComponentConfig, site: Site) -> Built:

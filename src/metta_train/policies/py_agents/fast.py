@@ -11,11 +11,12 @@ from torch.nn import functional
 
 from metta_train.policies.action_rows import EMBEDDING_ROWS
 from metta_train.policies.actor_head import EmbeddingActor
-from metta_train.policies.convolution import convolved_side
+from metta_train.policies.convolution import Conv2d, convolved_side
 from metta_train.policies.initialization import EmbeddingMaxAbs, LstmBiasMode, Orthogonal, UniformRange, Zeros
 from metta_train.policies.observation import TokenBox, token_observation
 from metta_train.policies.py_agents.py_agent import PyAgent
 from metta_train.policies.recurrence import lstm_initial_values, lstm_state_shapes, run_lstm
+from metta_train.policies.token_convolution import convolve_tokens
 from metta_train.specs.config_model import ConfigModel
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.records import PolicyOutput
@@ -45,8 +46,8 @@ class Fast(PyAgent):
         height, width = (_encoded_side(side) for side in (observation.window_height, observation.window_width))
 
         self.box = TokenBox(observation)
-        self.cnn1 = nn.Conv2d(observation.num_channels, 64, kernel_size=5, stride=3)
-        self.cnn2 = nn.Conv2d(64, 64, kernel_size=3)
+        self.cnn1 = Conv2d(observation.num_channels, 64, kernel_size=5, stride=3)
+        self.cnn2 = Conv2d(64, 64, kernel_size=3)
         self.fc1 = nn.Linear(64 * height * width, 128)
         self.encoded_obs = nn.Linear(128, 128)
         self.core = nn.LSTM(128, 128, num_layers=2, batch_first=True)
@@ -69,8 +70,7 @@ class Fast(PyAgent):
     def forward(self, observations: Tensor, state: RecurrentState, resets: Tensor) -> PolicyOutput:
         rows_and_steps = resets.shape  # the layers see [B * T, ...], the LSTM [B, T, ...]
 
-        x = self.box(observations.flatten(0, 1))
-        x = functional.relu(self.cnn1(x))
+        x = functional.relu(convolve_tokens(self.cnn1, self.box, observations.flatten(0, 1)))
         x = functional.relu(self.cnn2(x))
         x = functional.relu(self.fc1(x.flatten(1)))
         x = functional.relu(self.encoded_obs(x))

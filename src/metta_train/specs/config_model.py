@@ -11,4 +11,6 @@ class ConfigModel(BaseModel):
     Integers are accepted where a float is expected; nothing else is converted.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, arbitrary_types_allowed=False
+    )

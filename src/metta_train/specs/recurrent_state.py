@@ -27,9 +27,7 @@ class RecurrentState:
 
     def zero_where(self, resets: Tensor) -> RecurrentState:
         """A copy in which the rows with `resets[B]` true are zero; the others are bit-identical."""
-        return RecurrentState(
-            tuple(t.masked_fill(resets.view(-1, *([1] * (t.dim() - 1))), 0.0) for t in self.tensors)
-        )
+        return RecurrentState(tuple(t.masked_fill(resets.view(-1, *([1] * (t.dim() - 1))), 0.0) for t in self.tensors))
 
     def detach(self) -> RecurrentState:
         return RecurrentState(tuple(t.detach() for t in self.tensors))

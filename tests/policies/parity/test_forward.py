@@ -6,12 +6,15 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from metta_train.policies.parity.findings import UnusablePolicyError
 from metta_train.policies.parity.forward import Pair, compare_forward
 from metta_train.policies.parity.scenarios import give_lively_weights, scenarios
 from metta_train.specs.action_table import ActionTable
+from metta_train.specs.environment_spec import EnvironmentSpec, Feature, TokenObservation
 from metta_train.specs.records import PolicyOutput
 from metta_train.specs.recurrent_state import RecurrentState
 from tests.fakes.fast_mutants import SplitFast
@@ -44,6 +47,34 @@ def test_the_two_fast_agents_are_equal_for_any_spec(name: str) -> None:
 def test_the_two_fast_agents_are_equal_for_any_seed(seed: int) -> None:
     assert compared(build("py_agent=fast", spec(), seed=seed), seed=seed).largest_difference == 0.0
     assert compared(build("agent=fast", spec(), seed=seed), seed=seed, reference="py_agent=fast").holds
+
+
+@st.composite
+def any_specs(draw) -> EnvironmentSpec:
+    num_features = draw(st.integers(1, 20))
+    ids = draw(st.lists(st.integers(0, 254), min_size=num_features, max_size=num_features, unique=True))
+    features = tuple(
+        Feature(
+            id=ids[k],
+            name=f"feature {k}",
+            normalization=draw(st.sampled_from([0.5, 1.0, 3.0, 255.0])),
+            categories=draw(st.sampled_from([0, 0, 1, 4])),
+        )
+        for k in range(num_features)
+    )
+    height, width = draw(st.integers(11, 15)), draw(st.integers(11, 15))
+    arguments = draw(st.lists(st.integers(0, 5), min_size=1, max_size=5))
+    table = ActionTable.from_pairs([f"type{k}" for k in range(len(arguments))], arguments)
+    observation = TokenObservation(draw(st.integers(1, 80)), height, width, features)
+    return EnvironmentSpec("any", draw(st.integers(1, 24)), observation, table)
+
+
+@settings(max_examples=12)
+@given(environment=any_specs(), seed=st.integers(0, 2**31))
+def test_no_false_alarm_for_random_specs(environment: EnvironmentSpec, seed: int) -> None:
+    section = compared(build("py_agent=fast", environment, seed=seed), seed=seed)
+    assert section.findings == ()
+    assert section.largest_difference == 0.0
 
 
 def test_a_window_side_below_11_is_refused_by_both() -> None:

@@ -341,6 +341,7 @@ def _trainer(
             trainer.update_epochs,
             config.chosen_agent.clip_range,
             state.generators[MINIBATCHES],
+            trainer.nonfinite,
             check=stop.check_finishing,
         ),
         schedules=design.schedules,

@@ -104,7 +104,7 @@ class _SmallDisk(io.FileIO):
 
     room = 0
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]  # narrower than any buffer
+    def write(self, data: bytes) -> int:
         if self.room == 0:
             raise OSError(28, "No space left on device")
         taken = super().write(data[: self.room])
@@ -119,7 +119,7 @@ def test_lines_wait_for_a_full_disk_and_only_the_end_insists(tmp_path: Path) -> 
     assert reporter._file is not None
     reporter._file.close()
     disk = _SmallDisk(path, "ab")
-    reporter._file = disk  # pyright: ignore[reportAttributeAccessIssue]  # in the place of the file
+    reporter._file = disk  # in the place of the file
     disk.room = 10_000
     reporter.record(epoch_record(1))
     disk.room = 50  # a torn second line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal
 
 import pytest
 import torch
@@ -12,9 +13,10 @@ from metta_train.policies.weights import WeightAnchors
 from metta_train.specs.records import HyperparameterValues, UpdateStats
 from metta_train.training.batching import BatchPlan
 from metta_train.training.config import TrainerConfig
+from metta_train.training.nonfinite import NonFiniteError
 from metta_train.training.optimizers import build_optimizer
 from metta_train.training.rollout import RolloutCollector
-from metta_train.training.update import NonFiniteError, PolicyUpdater
+from metta_train.training.update import PolicyUpdater
 from tests.fakes.clock_env import ClockEnv
 from tests.fakes.small_recurrent_policy import SmallRecurrentPolicy
 from tests.training.trainer_config import trainer_config
@@ -47,6 +49,7 @@ def updater(
     piece_segments: int | None = None,
     clip_range: float = 0.0,
     update_epochs: int = 1,
+    nonfinite: Literal["stop", "skip", "rollback"] = "stop",
     **changes: object,
 ) -> PolicyUpdater:
     base = trainer_config()
@@ -76,6 +79,7 @@ def updater(
         update_epochs,
         clip_range,
         torch.Generator().manual_seed(2),
+        nonfinite,
     )
 
 
@@ -213,11 +217,57 @@ def test_gradient_statistics_describe_the_clipped_gradient() -> None:
     assert update.gradients.norm == pytest.approx(0.5, abs=0.05)
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_name() -> None:
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "value", "message"),
+    [
+        # Segment 5 of two per row: row 2 = env 1, agent 0; part 1, so its step 2 is step 4 + 2 + 1 of 8.
+        ("rewards", NAN, r"reward is nan in env 1, agent 0, step 7 of 8 of the rollout"),
+        ("rewards", INF, r"reward is inf in env 1"),
+        ("observations", -INF, r"observation is -inf in env 1, agent 0, step 7 of 8"),
+        ("log_probs", NAN, r"log-probability is nan in env 1, agent 0, step 7 of 8"),
+        ("bootstrap_values", NAN, r"bootstrap value is nan in env 1, agent 0, step 5 of 8"),
+    ],
+)
+def test_a_number_that_is_not_finite_is_named_before_any_step(tensor: str, value: float, message: str) -> None:
     policy, segments = rollout()
-    segments.rewards[0, 0] = float("nan")
-    with pytest.raises(NonFiniteError, match=r"loss is nan in gradient step 1 of"):
-        updater(policy, minibatch_segments=16).update(segments, VALUES, progress=0.0)
+    before = copy.deepcopy(policy.state_dict())
+    values = getattr(segments, tensor)
+    if tensor == "bootstrap_values":
+        values[5] = value
+    else:
+        values[5, 2] = value
+    with pytest.raises(NonFiniteError, match=message):
+        updater(policy).update(segments, VALUES, progress=0.0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in policy.state_dict().items())
+
+
+def test_a_gradient_that_is_not_finite_is_named_and_not_applied() -> None:
+    policy, segments = rollout()
+    name, parameter = next(iter(policy.named_parameters()))
+    parameter.register_hook(lambda gradient: gradient * INF)
+    before = copy.deepcopy(policy.state_dict())
+    with pytest.raises(NonFiniteError, match=f"the gradient of {name} is .*smaller trainer.optimizer.learning_rate"):
+        updater(policy).update(segments, VALUES, progress=0.0)
+    assert all(torch.equal(before[name], tensor) for name, tensor in policy.state_dict().items())
+
+
+def test_skipping_leaves_out_the_steps_that_are_spoilt(caplog: pytest.LogCaptureFixture) -> None:
+    policy, segments = rollout()
+    segments.rewards[5, 2] = NAN
+    update = updater(policy, nonfinite="skip").update(segments, VALUES, progress=0.0)
+    assert (update.stats.num_minibatches, update.stats.skipped_minibatches) == (3, 1)
+    assert "reward is nan in env 1" in caplog.text
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in policy.state_dict().values())
+
+
+def test_skipping_everything_is_an_end() -> None:
+    policy, segments = rollout()
+    segments.rewards.fill_(NAN)
+    with pytest.raises(NonFiniteError, match="every gradient step"):
+        updater(policy, nonfinite="skip").update(segments, VALUES, progress=0.0)
 
 
 def test_learning_rate_of_the_epoch_is_used() -> None:

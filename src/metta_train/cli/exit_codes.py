@@ -22,7 +22,7 @@ EXIT_CODES = {
     "metta_train.training.run_folder.RunLockedError": RUN_LOCKED,
     "metta_train.reporting.storage.StorageError": STORAGE,
     "metta_train.envs.vector.WorkerError": WORKERS,
-    "metta_train.training.update.NonFiniteError": NOT_FINITE,
+    "metta_train.training.nonfinite.NonFiniteError": NOT_FINITE,
     "metta_train.training.checkpoints.NonFiniteCheckpointError": NOT_FINITE,
     "metta_train.training.stopping.StopRequested": PREEMPTED,
     "builtins.KeyboardInterrupt": INTERRUPTED,

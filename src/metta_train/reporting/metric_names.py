@@ -76,6 +76,8 @@ def _losses(record: EpochRecord) -> dict[str, float]:
         losses["losses/l2_reg_loss"] = update.l2_reg_loss
     if update.l2_init_loss is not None:
         losses["losses/l2_init_loss"] = update.l2_init_loss
+    if update.skipped_minibatches:
+        losses["losses/skipped_minibatches"] = float(update.skipped_minibatches)
     return losses
 
 
@@ -93,6 +95,8 @@ def _experience(record: EpochRecord, episodes: list[EpisodeRecord]) -> dict[str,
     }
     if episodes:
         experience["experience/ep_lengths"] = sum(episode.length for episode in episodes) / len(episodes)
+    if rollout.worker_restarts:
+        experience["env/worker_restarts"] = float(rollout.worker_restarts)
     return experience
 
 

@@ -65,6 +65,7 @@ class RolloutStats:
     actions_mean: float
     actions_std: float
     episodes: tuple[EpisodeRecord, ...]
+    worker_restarts: int = 0  # env workers that failed and were started again
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +85,7 @@ class UpdateStats:
     l2_init_loss: float | None
     num_minibatches: int
     update_epochs: int  # passes done; fewer than configured when target_kl stopped the epoch
+    skipped_minibatches: int = 0  # gradient steps that were not made, because of numbers that are not finite
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,9 +110,17 @@ class RolloutCollector:
             state=RecurrentState(tuple(torch.cat(tensors) for tensors in zip(*states, strict=True))),
         )
 
+    def forget_nonfinite(self) -> None:
+        """Zero the recurrent state of rows in which a number is not finite: it would stay until the episode ends."""
+        for part in self._slices:
+            for tensor in part.state.tensors:
+                wrong = ~torch.isfinite(tensor.flatten(1)).all(dim=1)
+                part.state = part.state.zero_where(wrong)
+
     def collect(self) -> Rollout:
         """Fill the buffer once. Blocks until every env has answered the last action."""
         started = perf_counter()
+        restarts = self._env.restarts
         self._env_seconds = 0.0
         with torch.inference_mode():
             episodes = self._act()
@@ -121,7 +129,7 @@ class RolloutCollector:
         segments = self._buffer.segments(bootstrap_values.clone())
         return Rollout(
             segments=segments,
-            stats=_rollout_stats(segments, episodes),
+            stats=_rollout_stats(segments, episodes, self._env.restarts - restarts),
             seconds=perf_counter() - started,
             env_seconds=self._env_seconds,
         )
@@ -195,7 +203,7 @@ class RolloutCollector:
         return torch.from_numpy(array).to(self._device)
 
 
-def _rollout_stats(segments: Segments, episodes: list[EpisodeRecord]) -> RolloutStats:
+def _rollout_stats(segments: Segments, episodes: list[EpisodeRecord], worker_restarts: int) -> RolloutStats:
     actions = segments.actions.float()
     means = torch.stack(
         [
@@ -219,4 +227,5 @@ def _rollout_stats(segments: Segments, episodes: list[EpisodeRecord]) -> Rollout
         actions_mean=actions_mean,
         actions_std=actions_std,
         episodes=tuple(episodes),
+        worker_restarts=worker_restarts,
     )

@@ -33,6 +33,7 @@ from metta_train.specs.records import (
 from metta_train.training.profiler import profiled_epoch
 from metta_train.training.rollout import Rollout, RolloutCollector
 from metta_train.training.schedules import Schedules
+from metta_train.training.spikes import SpikeWatch
 from metta_train.training.stopping import StopRequest, StopRequested
 from metta_train.training.training_state import KeptState, Standing
 from metta_train.training.update import PolicyUpdater, Update
@@ -93,6 +94,7 @@ class Trainer:
         self._save = save
         self._evaluate = evaluate
         self._stop = stop
+        self._spikes = SpikeWatch()
         self.standing = standing
         self.elapsed = 0.0  # wall seconds of `epochs` so far
         self._written_epoch = standing.progress.epoch  # the newest epoch of which there is a checkpoint
@@ -136,6 +138,9 @@ class Trainer:
             update = self._updater.update(
                 rollout.segments, values, share_done, gradient_stats=_due(epoch, self._plan.gradient_stats_interval)
             )
+            if update.stats.skipped_minibatches:
+                self._collector.forget_nonfinite()
+        self._spikes.look(epoch, update.stats)
         evaluation = self.standing.evaluation
         if _due(epoch, self._plan.evaluate_interval):
             evaluation = self._evaluate(epoch)

@@ -6,10 +6,12 @@ the advantage from IMPALA (Espeholt et al., 2018, https://arxiv.org/abs/1802.015
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from time import perf_counter
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -24,11 +26,10 @@ from metta_train.ppo.losses import clipped_policy_loss, clipped_value_loss, valu
 from metta_train.specs.records import ActionEvaluation, GradientStats, HyperparameterValues, UpdateStats
 from metta_train.training.batching import BatchPlan
 from metta_train.training.config import PPOConfig, PrioritizedReplayConfig, VtraceConfig
+from metta_train.training.nonfinite import NonFiniteError, find_nonfinite, name_nonfinite
 from metta_train.training.optimizers import PolicyOptimizer
 
-
-class NonFiniteError(RuntimeError):
-    """A loss or gradient is NaN or infinite; the weights of this epoch are not to be trusted."""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,10 @@ class PolicyUpdater:
         update_epochs: int,
         clip_range: float,
         generator: torch.Generator,
+        nonfinite: Literal["stop", "skip", "rollback"] = "stop",
         check: Callable[[], None] = lambda: None,
     ) -> None:
+        self._skips = nonfinite == "skip"
         self._check = check  # called before every gradient step; what it raises abandons the update
         self._policy = policy
         self._optimizer = optimizer
@@ -106,18 +109,24 @@ class PolicyUpdater:
             gradient_stats: measure the gradients of the last step.
 
         Raises:
-            NonFiniteError: a loss or a gradient norm was not finite.
+            NonFiniteError: a number of the rollout, a loss or a gradient is not finite. No gradient step was made
+                with it. Where such steps are skipped: all of them had to be.
         """
         started = perf_counter()
+        wrong = find_nonfinite(segments, self._plan)
+        if wrong is not None:
+            self._report(wrong, "rewards and observations come from the environment: see env")
         self._optimizer.set_learning_rate(values.learning_rate)
         advantages = self._advantages(segments, torch.ones_like(segments.log_probs))
         returns = advantages + segments.values
         rows: list[Tensor] = []
+        skipped = 0
+        priorities = advantages if wrong is None else advantages.nan_to_num(0.0, 0.0, 0.0)
         kl_so_far: list[Tensor] = []
         epochs_done = 0
         for _ in range(self._update_epochs):
             for index, weights in draw_minibatches(
-                advantages,
+                priorities,
                 self._plan.minibatch_segments,
                 prio_alpha=self._replay.prio_alpha,
                 prio_beta=annealed_beta(self._replay.prio_beta0, self._replay.prio_alpha, progress),
@@ -125,19 +134,26 @@ class PolicyUpdater:
             ):
                 self._check()
                 row = self._step(segments.select(index), returns[index], weights, values)
+                if row is None:
+                    skipped += 1
+                    continue
                 rows.append(row)
                 kl_so_far.append(row[_Column.APPROX_KL])
             epochs_done += 1
+            if not rows:
+                raise NonFiniteError("every gradient step of the epoch was skipped: none had finite numbers")
             if self._ppo.target_kl is not None and torch.stack(kl_so_far).mean() > self._ppo.target_kl:
                 break
         return Update(
-            stats=self._stats(rows, segments, returns, values, epochs_done),
+            stats=self._stats(rows, segments, returns, values, epochs_done, skipped),
             gradients=_gradient_stats(self._parameters) if gradient_stats else None,
             seconds=perf_counter() - started,
         )
 
-    def _step(self, minibatch: Segments, returns: Tensor, weights: Tensor, values: HyperparameterValues) -> Tensor:
-        """One gradient step; returns the row of means that `_stats` reads."""
+    def _step(
+        self, minibatch: Segments, returns: Tensor, weights: Tensor, values: HyperparameterValues
+    ) -> Tensor | None:
+        """One gradient step; returns the row of means that `_stats` reads, None where the step was skipped."""
         self._optimizer.zero_grad()
         pieces = _pieces(minibatch.log_probs.shape[0], self._plan.piece_segments, minibatch.log_probs.device)
         if len(pieces) == 1:
@@ -162,9 +178,29 @@ class PolicyUpdater:
                 means += losses.detach() * share
         means[_Column.TOTAL_LOSS] += self._regularize(means, values)
         grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._ppo.max_grad_norm)
+        # The only wait for the device in a gradient step.
+        if not bool(torch.isfinite(means[_Column.TOTAL_LOSS]) & torch.isfinite(grad_norm)):
+            self._report(self._name_of_nonfinite(means), "try a smaller trainer.optimizer.learning_rate")
+            return None
         self._optimizer.step()
         clip_weights(self._policy, self._anchors, self._clip_range)
         return torch.cat([means, grad_norm.detach().reshape(1)])
+
+    def _name_of_nonfinite(self, means: Tensor) -> str:
+        losses = [(_Column(column).name.lower(), means[column]) for column in range(1, _Column.GRAD_NORM)]
+        gradients = [
+            (f"the gradient of {name}", parameter.grad)
+            for name, parameter in self._policy.named_parameters()
+            if parameter.grad is not None
+        ]
+        total = ("total_loss", means[_Column.TOTAL_LOSS])
+        return name_nonfinite([*losses, total, *gradients]) or "the norm of the gradients is infinite"
+
+    def _report(self, what: str, advice: str) -> None:
+        """Raise, or warn where the steps that it spoils are skipped."""
+        if not self._skips:
+            raise NonFiniteError(f"{what}; {advice}, or trainer.nonfinite=skip or rollback")
+        logger.warning("%s; the gradient steps that it spoils are skipped", what)
 
     def _evaluate(self, segments: Segments) -> ActionEvaluation:
         with torch.autocast(
@@ -242,9 +278,10 @@ class PolicyUpdater:
         returns: Tensor,
         values: HyperparameterValues,
         epochs_done: int,
+        skipped: int,
     ) -> UpdateStats:
         table = torch.stack(rows)
-        if not bool(torch.isfinite(table).all()):
+        if not self._skips and not bool(torch.isfinite(table).all()):
             step = int((~torch.isfinite(table).all(dim=1)).nonzero()[0])
             column = int((~torch.isfinite(table[step])).nonzero()[0])
             name, value = _Column(column).name.lower(), table[step, column].item()
@@ -266,6 +303,7 @@ class PolicyUpdater:
             l2_reg_loss=means[_Column.L2_REG_LOSS] if values.ppo_l2_reg_loss_coef > 0 else None,
             l2_init_loss=means[_Column.L2_INIT_LOSS] if values.ppo_l2_init_loss_coef > 0 else None,
             num_minibatches=len(rows),
+            skipped_minibatches=skipped,
             update_epochs=epochs_done,
         )
 

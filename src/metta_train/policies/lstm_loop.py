@@ -45,7 +45,9 @@ def loop_lstm(
     hiddens, cells = [], []
     for layer, (h, c) in enumerate(zip(hidden.unbind(1), cell.unbind(1), strict=True)):
         weights = (getattr(lstm, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
-        signal, last_cell = _Layer.apply(signal, h, c, *weights, keeps)
+        result = _Layer.apply(signal, h, c, *weights, keeps)
+        assert result is not None  # torch's type of apply knows better
+        signal, last_cell = result
         hiddens.append(signal[-1])
         cells.append(last_cell)
     return signal.transpose(0, 1), torch.stack(hiddens, dim=1), torch.stack(cells, dim=1)

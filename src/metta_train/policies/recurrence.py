@@ -49,7 +49,8 @@ def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
         Outputs `[B, T, hidden_size]` and the state after the last step.
     """
     if inputs.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and can_loop(lstm) and not is_watched(lstm):
-        outputs, hidden, cell = loop_lstm(lstm, inputs, *state.tensors, resets)
+        hidden, cell = state.tensors
+        outputs, hidden, cell = loop_lstm(lstm, inputs, hidden, cell, resets)
         return outputs, RecurrentState((hidden, cell))
     state = state.zero_where(resets[:, 0])
     if inputs.shape[1] == 1:

@@ -42,6 +42,7 @@ def convolve_drawn_tokens(convolution: nn.Conv2d, tokens: DrawnTokens, window: t
     (kernel, _), (stride, _) = convolution.kernel_size, convolution.stride
     bags = _bags_of_output_rows(tokens, convolved_side(height, kernel, stride), kernel, stride, width, convolution)
     out = _WeightedBags.apply(convolution.weight, convolution.bias, *bags, width, stride)
+    assert isinstance(out, Tensor)
     return out.view(tokens.slots.shape[0], -1, *out.shape[1:]).permute(0, 3, 1, 2)
 
 

@@ -1,0 +1,23 @@
+"""Arms by name; imports of one arm do not reach the others."""
+
+from __future__ import annotations
+
+from benchmark_parts.arm import Arm
+from benchmark_parts.workload import Workload
+
+ARMS = ("ours", "pufferl", "reference")
+
+
+def build_arm(name: str, workload: Workload) -> Arm:
+    if name == "ours":
+        from benchmark_parts.ours import Ours
+
+        return Ours(workload)
+    if name == "reference":
+        from benchmark_parts.plain_reference import PlainReference
+
+        return PlainReference(workload)
+    from benchmark_parts.pufferl_arm import PuffeRLArm
+
+    backends = {"pufferl": "Serial", "pufferl-multiprocessing": "Multiprocessing"}
+    return PuffeRLArm(workload, backends[name])

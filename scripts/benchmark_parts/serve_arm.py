@@ -1,0 +1,55 @@
+"""The process of one arm: reads requests from standard input, answers with JSON lines on standard output.
+
+{"work": "full", "seconds": 3.0}  ->  {"agent_steps": ..., "wall": ..., "cpu": ..., "units": ...}
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+
+started = time.perf_counter()
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever an arm prints is no answer
+    import psutil
+
+    # As metta-train sets it before torch is imported.
+    from benchmark_parts.arms import build_arm
+    from benchmark_parts.workload import Workload
+
+    arm = build_arm(sys.argv[1], Workload.from_json(sys.argv[2]))
+    process = psutil.Process()
+    ready = {"ready": time.perf_counter() - started, "parameters": arm.parameters()}
+    print(json.dumps(ready), file=answers)
+    for line in sys.stdin:
+        request = json.loads(line)
+        work = {"env": arm.env_only, "inference": arm.inference, "full": arm.full}[request["work"]]
+        arm.synchronize()
+        agent_steps, units, rewards = 0, 0, []
+        wall, cpu = time.perf_counter(), time.process_time()
+        while True:
+            agent_steps += work()
+            units += 1
+            if request["work"] == "full" and request.get("rewards"):
+                rewards.append(arm.reward())
+            if time.perf_counter() - wall >= request["seconds"]:
+                break
+        arm.synchronize()
+        answer = {
+            "agent_steps": agent_steps,
+            "units": units,
+            "wall": time.perf_counter() - wall,
+            "cpu": time.process_time() - cpu,
+            "memory": process.memory_info().rss,
+            "rewards": rewards,
+        }
+        print(json.dumps(answer), file=answers)
+
+
+if __name__ == "__main__":
+    main()

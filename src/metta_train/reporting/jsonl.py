@@ -81,7 +81,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, float | None]]:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
-            metrics = _parse(line)
+            metrics = parse_metrics_line(line)
             if metrics is None:
                 raise ValueError(f"{path}, line {number}: not a JSON object with {AGENT_STEP!r}")
             yield metrics
@@ -94,14 +94,15 @@ def truncate_metrics(path: Path, agent_step: int) -> None:
     keep = 0
     with path.open("r+b") as file:
         for line in file:
-            metrics = _parse(line) if line.endswith(b"\n") else None
+            metrics = parse_metrics_line(line) if line.endswith(b"\n") else None
             if metrics is None or (metrics[AGENT_STEP] or 0) > agent_step:
                 break
             keep += len(line)
         file.truncate(keep)
 
 
-def _parse(line: bytes) -> dict[str, float | None] | None:
+def parse_metrics_line(line: bytes) -> dict[str, float | None] | None:
+    """One line of a metrics file; None when it is not a JSON object with an agent step."""
     try:
         metrics = json.loads(line)
     except ValueError:

@@ -32,17 +32,19 @@ from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.random_streams import derived_seed
 from metta_train.specs.records import EpochRecord, EvaluationScores, Progress
 from metta_train.training import checkpoints
-from metta_train.training.batching import BatchPlan, plan_batches
+from metta_train.training.allocator import keep_freed_memory
+from metta_train.training.batching import BatchPlan, MemoryExhaustedError, plan_batches
 from metta_train.training.checkpoint_writer import CheckpointWriter
 from metta_train.training.checkpoints import Checkpoint
 from metta_train.training.evaluation import evaluate
+from metta_train.training.nonfinite import NonFiniteError
 from metta_train.training.optimizers import build_optimizer
 from metta_train.training.parity.same_network import check_same_network
 from metta_train.training.random_states import seed_global_generators
 from metta_train.training.resources import choose_device, measure_resources
 from metta_train.training.retention import Retention
 from metta_train.training.rollout import RolloutCollector, RolloutStart, RowMemory
-from metta_train.training.run_folder import RunFolder, RunState, RunStatus, read_config
+from metta_train.training.run_folder import RunFolder, RunState, RunStatus, free_run_name, read_config
 from metta_train.training.schedules import Schedules
 from metta_train.training.stopping import StopRequest, StopRequested
 from metta_train.training.trainer import Trainer, TrainingPlan
@@ -64,6 +66,8 @@ logger = logging.getLogger(__name__)
 RANK = 0
 SAMPLING = "sampling"
 MINIBATCHES = "minibatches"
+
+MAX_ROLLBACKS = 3  # of one process, with trainer.nonfinite=rollback
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,10 +119,14 @@ def train(
     """
     stop = StopRequest() if stop is None else stop
     stop.check()
+    if config.restart == "new":
+        config = config.model_copy(update={"run": free_run_name(config.data_dir, config.run)})
     design = _design(config)
     stop.check()
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder.open(config.data_dir, config.run))
+        if config.restart == "overwrite":
+            folder.clear()
         progress_console = stderr_console()
         stack.enter_context(run_logging(folder.paths.log, progress_console))
         checkpoints.remove_unfinished(folder.paths.checkpoints)
@@ -138,13 +146,25 @@ def train(
             wandb_run_id=None if checkpoint is None else checkpoint.state.wandb_run_id,
             upload_interval=config.trainer.checkpoint.wandb_checkpoint_interval,
         )
-        trainer = _trainer(design, folder, checkpoint, reporting, stop, stack)
+        attempt = stack.enter_context(ExitStack())
+        trainer = _trainer(design, folder, checkpoint, reporting, stop, attempt)
         reporting.reporters.start(_header(design, folder, trainer.progress))
+        rollbacks = 0
         try:
-            for record in trainer.epochs():
-                with suppress(StorageError):  # the checkpoints decide whether the disk is good enough
-                    folder.write_status(_status("running", trainer, config))
-                yield record
+            while True:
+                try:
+                    for record in trainer.epochs():
+                        with suppress(StorageError):  # the checkpoints decide whether the disk is good enough
+                            folder.write_status(_status("running", trainer, config))
+                        yield record
+                    break
+                except NonFiniteError as error:
+                    if config.trainer.nonfinite != "rollback" or rollbacks == MAX_ROLLBACKS:
+                        raise
+                    rollbacks += 1
+                    logger.error("%s", error)
+                attempt.close()
+                trainer = _rolled_back(design, folder, rollbacks, reporting, stop, attempt)
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | GeneratorExit | StopRequested)
             message = f"{type(error).__name__}: {error}".removesuffix(": ")
@@ -155,11 +175,37 @@ def train(
             if isinstance(error, StopRequested):
                 steps = f"{trainer.progress.agent_step:,} agent steps"
                 raise StopRequested(f"{error} at {steps}; nothing is lost, the same command goes on") from None
+            if (reason := _memory_exhausted(error)) is not None:
+                raise MemoryExhaustedError(design.plan.when_memory_is_exhausted(reason)) from error
             raise
         outcome = _outcome("done", trainer, folder, config, command)
         folder.write_status(_status("done", trainer, config))
         reporting.reporters.finish(outcome)
         return outcome
+
+
+def _rolled_back(
+    design: _Design, folder: RunFolder, rollbacks: int, reporting: RunReporting, stop: StopRequest, stack: ExitStack
+) -> Trainer:
+    """Back to the newest checkpoint, or to the start, and on with other episodes and other random numbers."""
+    config = design.config
+    checkpoint = checkpoints.newest_good(folder.paths.checkpoints)
+    step = 0 if checkpoint is None else checkpoint.state.progress.agent_step
+    logger.warning("rolled back to agent step %d, with new data (%d of %d)", step, rollbacks, MAX_ROLLBACKS)
+    if checkpoint is None:
+        design.policy.initialize(config.seed)
+    reporting.reporters.rolled_back(step)
+    data_seed = derived_seed(config.seed, "rollback", step, rollbacks)
+    return _trainer(design, folder, checkpoint, reporting, stop, stack, new_data_seed=data_seed)
+
+
+def _memory_exhausted(error: BaseException) -> str | None:
+    """The first line of what was said when memory ran out; None when it did not."""
+    # torch has no class for the memory of the host.
+    host = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if host or isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return (str(error) or "the machine's memory").splitlines()[0][:200]
+    return None
 
 
 def _patience(error: BaseException) -> float | None:
@@ -223,6 +269,7 @@ def _check_kind_of_agent(design: _Design, before: Mapping[str, object] | None) -
 
 
 def _configure_torch(config: RunConfig, plan: BatchPlan) -> None:
+    keep_freed_memory()
     torch.set_num_threads(plan.learner_threads)
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32; the CPU stays exact
@@ -233,12 +280,14 @@ def _configure_torch(config: RunConfig, plan: BatchPlan) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]  # no stub
 
 
-def _training_state(design: _Design, checkpoint: Checkpoint | None) -> TrainingState:
+def _training_state(design: _Design, checkpoint: Checkpoint | None, new_data_seed: int | None) -> TrainingState:
     config, policy = design.config, design.policy
     initial = config.trainer.initial_policy.uri
     if checkpoint is None and initial is not None:
         restore_weights(policy, checkpoints.load(Path(initial.removeprefix("file://"))))
-    data_seed = None if checkpoint is None else data_seed_of(checkpoint)
+    data_seed = new_data_seed
+    if checkpoint is not None and new_data_seed is None:
+        data_seed = data_seed_of(checkpoint)
     streams = config.seed if data_seed is None else data_seed
     seed_global_generators(derived_seed(streams, "rank", RANK, "global"))
     state = TrainingState(
@@ -255,7 +304,7 @@ def _training_state(design: _Design, checkpoint: Checkpoint | None) -> TrainingS
         data_seed=data_seed,
     )
     if checkpoint is not None:
-        state.restore(checkpoint)
+        state.restore(checkpoint, random_streams=new_data_seed is None)
     return state
 
 
@@ -270,10 +319,11 @@ def _trainer(
     reporting: RunReporting,
     stop: StopRequest,
     stack: ExitStack,
+    new_data_seed: int | None = None,
 ) -> Trainer:
     config, plan, policy = design.config, design.plan, design.policy
     trainer = config.trainer
-    state = _training_state(design, checkpoint)
+    state = _training_state(design, checkpoint, new_data_seed)
     env = stack.enter_context(
         make_vector_env(
             config.env,
@@ -301,7 +351,7 @@ def _trainer(
         design.device,
         state.generators[SAMPLING],
         plan.precision,
-        start=None if checkpoint is None else _rollout_start(design, env, checkpoint),
+        start=None if checkpoint is None or new_data_seed is not None else _rollout_start(design, env, checkpoint),
         check=stop.check,
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -37,6 +37,7 @@ class RunConfig(ConfigModel):
     """One run. Rooms receive their own part of it, never the whole."""
 
     run: Annotated[str, BeforeValidator(_name)]  # folder under data_dir; the same name continues the run
+    restart: Literal["resume", "new", "overwrite"]  # what a run name does that is taken
     data_dir: Annotated[Path, BeforeValidator(_path), Field(description="the path of a folder")]
     seed: Annotated[int, Field(ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:<number>")]

@@ -20,6 +20,7 @@ from metta_train.training.run_folder import (
     RunStatus,
     check_config_changes,
     config_changes,
+    free_run_name,
     read_config,
     read_status,
     validate_run_name,
@@ -279,7 +280,7 @@ def test_another_agent_or_env_is_refused_when_the_run_goes_on(tmp_path: Path, ke
         folder.adopt_config(CONFIG, resuming=False)
         before = folder.paths.config.read_bytes()
         with pytest.raises(
-            ValueError, match=rf"run='a' has checkpoints of another agent or environment:\n  {key}: .* -> 9"
+            ValueError, match=rf"run='a' cannot go on with other values of these keys:\n  {key}: .* -> 9"
         ):
             folder.adopt_config(changed(key, 9), resuming=True)
         assert folder.paths.config.read_bytes() == before
@@ -309,7 +310,41 @@ def test_config_changes_by_hand() -> None:
 def test_py_agent_is_refused_and_a_key_that_only_begins_like_one_is_not() -> None:
     with pytest.raises(ValueError, match="py_agent"):
         check_config_changes("a", [ConfigChange("py_agent", "null", '"fast"')])
-    check_config_changes("a", [ConfigChange("environment_notes", "1", "2"), ConfigChange("seed", "1", "2")])
+    check_config_changes("a", [ConfigChange("environment_notes", "1", "2"), ConfigChange("seeds", "1", "2")])
+
+
+@pytest.mark.parametrize("key", ["seed", "trainer.optimizer.type"])
+def test_single_values_that_a_run_keeps(key: str) -> None:
+    with pytest.raises(ValueError, match=rf"(?s){key}: 1 -> 2.*restart=new"):
+        check_config_changes("a", [ConfigChange(key, "1", "2")])
+
+
+def test_what_may_change() -> None:
+    keys = ("env.step_timeout", "env.restart_budget", "agent.clip_range", "py_agent.analyze_weights_interval")
+    rest = ("trainer.optimizer.learning_rate", "trainer.total_timesteps", "trainer.checkpoint.checkpoint_interval")
+    check_config_changes("a", [ConfigChange(key, "1", "2") for key in (*keys, *rest)])
+
+
+def test_a_free_name_is_the_first_that_nobody_has(tmp_path: Path) -> None:
+    assert free_run_name(tmp_path, "a") == "a"
+    (tmp_path / "a").mkdir()
+    assert free_run_name(tmp_path, "a") == "a"  # empty: Hydra makes the folders of a sweep's jobs
+    for name in ("a", "a-2", "a-4"):
+        RunFolder.open(tmp_path, name).close()
+    assert free_run_name(tmp_path, "a") == "a-3"
+    with pytest.raises(ValueError, match="not a valid run name"):
+        free_run_name(tmp_path, "../a")
+
+
+def test_clear_leaves_the_lock_alone(tmp_path: Path) -> None:
+    with RunFolder.open(tmp_path, "a") as folder:
+        (folder.paths.checkpoints / "step-1").mkdir(parents=True)
+        (folder.paths.folder / ".trash-left").mkdir()
+        folder.paths.metrics.write_text("{}")
+        folder.clear()
+        assert [path.name for path in folder.paths.folder.iterdir()] == ["run.lock"]
+        with pytest.raises(RunLockedError):
+            RunFolder.open(tmp_path, "a")
 
 
 @pytest.mark.parametrize(
@@ -347,7 +382,7 @@ def test_a_whole_agent_may_take_the_place_of_a_whole_py_agent() -> None:
     check_config_changes("a", [ConfigChange(change.key, change.new, change.old) for change in to_py])
     with pytest.raises(ValueError, match=r"env\.max_steps"):
         check_config_changes("a", [*to_py, ConfigChange("env.max_steps", "1", "2")])
-    with pytest.raises(ValueError, match=r"agent\.clip_range"):
+    with pytest.raises(ValueError, match=r"agent\.components"):
         check_config_changes("a", [*to_py[1:], ConfigChange("agent.clip_range", "0", "1")])
     with pytest.raises(ValueError, match=r"py_agent\.core"):
         check_config_changes("a", [ConfigChange("py_agent.core.bias_init", '"forget"', '"ones"')])

@@ -24,6 +24,7 @@ EXIT_CODES = {
     "metta_train.envs.vector.WorkerError": WORKERS,
     "metta_train.training.nonfinite.NonFiniteError": NOT_FINITE,
     "metta_train.training.checkpoints.NonFiniteCheckpointError": NOT_FINITE,
+    "metta_train.training.batching.MemoryExhaustedError": CRASH,
     "metta_train.training.stopping.StopRequested": PREEMPTED,
     "builtins.KeyboardInterrupt": INTERRUPTED,
 }
@@ -31,8 +32,18 @@ EXIT_CODES = {
 
 def exit_code_of(error: BaseException) -> int:
     """The code of the nearest class in the table; a crash when there is none."""
+    code = _code_in_table(error)
+    return CRASH if code is None else code
+
+
+def is_explained(error: BaseException) -> bool:
+    """Whether the message says it all, so that a traceback would only hide it."""
+    return _code_in_table(error) is not None
+
+
+def _code_in_table(error: BaseException) -> int | None:
     for kind in type(error).__mro__:
         code = EXIT_CODES.get(f"{kind.__module__}.{kind.__qualname__}")
         if code is not None:
             return code
-    return CRASH
+    return None

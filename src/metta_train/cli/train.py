@@ -20,10 +20,11 @@ from omegaconf import DictConfig, open_dict
 
 from metta_train.cli.compose import Composition, ConfigSource, compose, located, run_config
 from metta_train.cli.config_source import CONFIG_NAME, conf_folder
-from metta_train.cli.exit_codes import CRASH, DONE, INTERRUPTED, PREEMPTED, exit_code_of
+from metta_train.cli.exit_codes import CRASH, DONE, INTERRUPTED, PREEMPTED, exit_code_of, is_explained
 from metta_train.cli.signals import stop_on_signals
 from metta_train.cli.sweep import Sweep, plan_sweep
 from metta_train.reporting.redaction import redact_text
+from metta_train.cli.thread_settings import set_thread_defaults
 from metta_train.run_config import RunConfig
 from metta_train.specs.config_errors import ConfigError, nearest_choice
 from metta_train.training.stopping import StopRequest
@@ -79,7 +80,8 @@ def _train(config: RunConfig, command: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     stop = StopRequest()
     with stop_on_signals(stop):
-        from metta_train.assembly import train  # torch and the environments are imported here, after all checks
+        set_thread_defaults()
+    from metta_train.assembly import train  # torch and the environments are imported here, after all checks
 
         epochs = train(config, command, stop)
         try:
@@ -214,9 +216,9 @@ def _reported(action: Callable[[], int], prefix: str = "") -> int:
     except JobFailedError:
         raise
     except Exception as error:  # the edge of the process: whatever it is, it gets a code
-        code = exit_code_of(error)
-        if code == CRASH or os.environ.get("METTA_TRAIN_TRACEBACK"):
+        explained = is_explained(error)
+        if not explained or os.environ.get("METTA_TRAIN_TRACEBACK"):
             traceback.print_exc()
-        if code != CRASH:
+        if explained:
             print(redact_text(f"{prefix}{error}"), file=sys.stderr)
-        return code
+        return exit_code_of(error)

@@ -54,6 +54,13 @@ class JsonlReporter(Reporter):
     def checkpoint_saved(self, path: Path, epoch: int, agent_step: int) -> None:
         pass
 
+    def rolled_back(self, agent_step: int) -> None:
+        assert self._file is not None, "rolled_back() before start()"
+        self._pending.clear()
+        with storage_errors("write", self._path):
+            truncate_metrics(self._path, agent_step)
+            self._size = self._path.stat().st_size
+
     def finish(self, outcome: RunOutcome) -> None:
         file, self._file = self._file, None
         if file is None:

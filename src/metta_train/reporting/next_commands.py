@@ -22,7 +22,8 @@ def continue_commands(
         total_timesteps: agent steps asked for.
         agent_step: agent steps done.
     """
-    arguments = [argument for argument in redact_argv(command) if not argument.startswith("run=")]
+    # With restart=overwrite the suggestion would delete what it is about.
+    arguments = [argument for argument in redact_argv(command) if not argument.startswith(("run=", "restart="))]
     arguments.append(f"run={run}")
     if agent_step < total_timesteps:
         return (NextCommand("continue the run", shlex.join(arguments)),)

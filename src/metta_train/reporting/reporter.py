@@ -101,6 +101,10 @@ class Reporter(ABC):
     def checkpoint_saved(self, path: Path, epoch: int, agent_step: int) -> None:
         """After a checkpoint is complete on the disk."""
 
+    def rolled_back(self, agent_step: int) -> None:
+        """The run goes on from `agent_step`, in another way than before. For reporters that keep a record."""
+        return
+
     @abstractmethod
     def finish(self, outcome: RunOutcome) -> None:
         """Once, also after a failure; frees what the reporter holds."""
@@ -124,6 +128,9 @@ class Reporters(Reporter):
 
     def checkpoint_saved(self, path: Path, epoch: int, agent_step: int) -> None:
         self._tell(lambda reporter: reporter.checkpoint_saved(path, epoch, agent_step))
+
+    def rolled_back(self, agent_step: int) -> None:
+        self._tell(lambda reporter: reporter.rolled_back(agent_step))
 
     def finish(self, outcome: RunOutcome) -> None:
         """Finish every reporter, even if one of them fails; a second call does nothing."""

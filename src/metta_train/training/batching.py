@@ -25,6 +25,10 @@ BUFFER_SHARE = 0.5
 BYTES_PER_STEP = 8 + 4 * 4 + 3
 
 
+class MemoryExhaustedError(RuntimeError):
+    """The device or the machine has no memory left; the message names what to make smaller."""
+
+
 @dataclass(frozen=True, slots=True)
 class BatchPlan:
     """Sizes that fit together; the amounts are agent steps unless they say otherwise."""
@@ -57,6 +61,16 @@ class BatchPlan:
     def num_minibatches(self) -> int:
         """Gradient steps per update epoch."""
         return self.segments // self.minibatch_segments
+
+    def when_memory_is_exhausted(self, reason: str) -> str:
+        """The knobs that take memory, with their present values."""
+        return (
+            f"out of memory ({reason}). Make one of these smaller: "
+            f"trainer.max_minibatch_size={self.max_minibatch_size} (splits gradient steps, changes no result), "
+            f"trainer.minibatch_size={self.minibatch_size}, trainer.batch_size={self.batch_size}, "
+            f"trainer.num_envs={self.num_envs}, trainer.bptt_horizon={self.bptt_horizon}. "
+            "The last checkpoint is untouched; the same command goes on from it"
+        )
 
     def describe(self) -> str:
         """One line for the log."""

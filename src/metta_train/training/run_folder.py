@@ -19,6 +19,8 @@ import logging
 import os
 import platform
 import re
+import secrets
+import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -39,6 +41,16 @@ from metta_train.specs.config_model import ConfigModel
 MAX_NAME_PARTS = 3
 MAX_CONFIG_BYTES = 4 << 20
 RESUME_FIXED_KEYS = ("agent", "py_agent", "env")
+# With another seed or optimizer the run would not be the one that these keys describe.
+_FIXED_VALUES = ("seed", "trainer.optimizer.type")
+# What may change though its group may not: it decides neither what the weights mean nor what they see.
+_FREE_VALUES = frozenset(
+    {
+        *(f"env.{name}" for name in ("start_timeout", "step_timeout", "restart_budget")),
+        *(f"{group}.{name}" for group in ("agent", "py_agent") for name in ("analyze_weights_interval", "clip_range")),
+    }
+)
+MAX_RUNS_OF_ONE_NAME = 10_000
 
 _NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _PACKAGES = ("metta-train", "torch", "mettagrid", "pufferlib-core", "numpy", "safetensors", "hydra-core", "wandb")
@@ -163,6 +175,20 @@ class ConfigChange:
         return f"{self.key}: {self.old} -> {self.new}"
 
 
+def free_run_name(data_dir: Path, run: str) -> str:
+    """`run`, or the first of `run-2`, `run-3`, ... that no run has.
+
+    Raises:
+        ValueError: the name may not name a run.
+    """
+    for number in range(1, MAX_RUNS_OF_ONE_NAME):
+        name = run if number == 1 else f"{run}-{number}"
+        folder = RunPaths.locate(data_dir, name).folder
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return name
+    raise ValueError(f"run={run!r}: there are {MAX_RUNS_OF_ONE_NAME} runs of this name; use another one")
+
+
 class RunFolder:
     """A run folder that this process owns: the lock is held from `open` to `close`, and freed by any death."""
 
@@ -185,6 +211,17 @@ class RunFolder:
             paths.folder.mkdir(parents=True, exist_ok=True)
         with storage_errors("lock the run folder", paths.folder):
             return cls(paths, _lock(paths))
+
+    def clear(self) -> None:
+        """Delete everything but the lock: the run starts from nothing."""
+        with storage_errors("delete what is in", self.paths.folder):
+            trash = self.paths.folder / f".trash-{secrets.token_hex(4)}"
+            trash.mkdir()
+            for path in list(self.paths.folder.iterdir()):
+                if path not in (trash, self.paths.lock):
+                    path.rename(trash / path.name)  # one step each: a death leaves no half of a checkpoint
+            for left in self.paths.folder.glob(".trash-*"):
+                shutil.rmtree(left)
 
     def close(self) -> None:
         """Free the lock; a second call does nothing."""
@@ -294,12 +331,17 @@ def check_config_changes(run: str, changes: Sequence[ConfigChange]) -> None:
         ValueError: with one line per refused change.
     """
     fixed = ("env",) if _changes_kind_of_agent(changes) else RESUME_FIXED_KEYS
-    refused = [change for change in changes if change.key.split(".")[0] in fixed]
+    refused = [
+        change
+        for change in changes
+        if change.key in _FIXED_VALUES or (change.key.split(".")[0] in fixed and change.key not in _FREE_VALUES)
+    ]
     if refused:
         listed = "".join(f"\n  {change}" for change in refused)
         raise ValueError(
-            f"run={run!r} has checkpoints of another agent or environment:{listed}\n"
-            "Give the old values to continue that run, or another run name to start a new one."
+            f"run={run!r} cannot go on with other values of these keys:{listed}\n"
+            "Give the old values to continue that run. To start afresh: another run name, restart=new, "
+            "or restart=overwrite, which deletes what is there."
         )
 
 

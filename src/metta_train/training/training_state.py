@@ -128,8 +128,8 @@ class TrainingState:
             tensors={**tensors, **{f"{_ANCHOR}{name}": tensor for name, tensor in kept.anchors.items()}},
         )
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take over a checkpoint of the same agent and environment.
+    def restore(self, checkpoint: Checkpoint, *, random_streams: bool = True) -> None:
+        """Take over a checkpoint of the same agent and environment; its random streams too, unless others are wanted.
 
         Raises:
             ValueError: its weights, optimizer or actions do not fit, with the difference.
@@ -142,7 +142,8 @@ class TrainingState:
             if name.startswith(_ANCHOR)
         }
         self.anchors.load(anchors)
-        self._restore_random_states(checkpoint)
+        if random_streams:
+            self._restore_random_states(checkpoint)
 
     def _restore_random_states(self, checkpoint: Checkpoint) -> None:
         states = checkpoint.state.random_states

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from benchmark_parts.workload import Workload
+from metta_train.cli.thread_settings import SPIN_COUNT
 
 SCRIPTS = Path(__file__).parents[1]
 
@@ -39,6 +40,8 @@ class ArmProcess:
             "OMP_NUM_THREADS": str(threads),
             "PYTHONPATH": os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")]),
         }
+        if name == "ours":
+            environment.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # as metta-train does
         self._log = log
         with log.open("w") as errors:
             self._process = subprocess.Popen(

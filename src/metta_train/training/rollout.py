@@ -199,8 +199,12 @@ class RolloutCollector:
             return self._policy(observations.unsqueeze(1), state, resets.unsqueeze(1)).values.squeeze(1)
 
     def _to_device(self, array: NDArray[np.generic]) -> Tensor:
-        # A blocking copy: the envs write into this memory again after the next send.
-        return torch.from_numpy(array).to(self._device)
+        tensor = torch.from_numpy(array)
+        if self._device.type != "cuda":
+            return tensor.to(self._device)
+        # The envs write into this memory again after the next send. Copied into pinned memory, which torch keeps until
+        # the device has read it, it may change while the copy to the device is still on its way.
+        return tensor.pin_memory().to(self._device, non_blocking=True)
 
 
 def _rollout_stats(segments: Segments, episodes: list[EpisodeRecord], worker_restarts: int) -> RolloutStats:

@@ -1,0 +1,19 @@
+from __future__ import annotations
+
+import resource
+import sys
+
+import pytest
+import torch
+
+from metta_train.training.allocator import keep_freed_memory
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's malloc")
+def test_a_freed_tensor_comes_back_without_page_faults():
+    """64 MiB are 16,384 pages."""
+    keep_freed_memory()
+    torch.ones(2**24)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 4096

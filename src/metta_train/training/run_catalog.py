@@ -15,10 +15,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from pydantic import ConfigDict, ValidationError
+
 from metta_train.reporting.curves import curve, last_epochs, recent_rate, sampled_epochs
 from metta_train.reporting.metric_names import REWARD
 from metta_train.reporting.storage import StorageError, storage_errors
 from metta_train.specs.config_errors import ConfigError, nearest_choice
+from metta_train.specs.config_model import ConfigModel
 from metta_train.specs.run_summary import CheckpointInfo, RunCondition, RunSummary
 from metta_train.training.checkpoint_listing import (
     LATEST,
@@ -56,6 +59,21 @@ class RunReference:
         """The checkpoint that is meant; the latest when none is named. Raises as `select_checkpoint`."""
         saved = list_checkpoints(self.paths.checkpoints)
         return select_checkpoint(self.paths.run, saved, self.selector or LATEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """One start of a run."""
+
+    argv: tuple[str, ...]  # program and arguments, without secrets
+    versions: Mapping[str, str]  # by package
+
+
+class _InvocationLine(ConfigModel):
+    model_config = ConfigDict(extra="ignore")
+
+    argv: list[str]
+    versions: dict[str, str]
 
 
 def find_runs(data_dir: Path) -> tuple[RunPaths, ...]:
@@ -155,6 +173,21 @@ def read_run_config(paths: RunPaths) -> dict[str, object]:
     return config
 
 
+def read_invocations(paths: RunPaths) -> tuple[Invocation, ...]:
+    """All starts of a run; lines that cannot be read are left out."""
+    with storage_errors("read", paths.invocations):
+        try:
+            lines = paths.invocations.read_bytes().splitlines()
+        except FileNotFoundError:
+            return ()
+    found = []
+    for line in lines:
+        with suppress(ValidationError):
+            told = _InvocationLine.model_validate_json(line)
+            found.append(Invocation(tuple(told.argv), told.versions))
+    return tuple(found)
+
+
 def remove_run(paths: RunPaths) -> None:
     """Delete the folder of a run. Links in it are removed, never followed.
 
@@ -166,7 +199,7 @@ def remove_run(paths: RunPaths) -> None:
         shutil.rmtree(paths.folder)
 
 
-def same_settings(runs: Mapping[str, Mapping[str, object]]) -> tuple[tuple[str, ...], ...]:
+def same_settings(runs: Mapping[str, Mapping[str, object]]) -> list[tuple[str, ...]]:
     """Runs grouped by their settings: those of one group differ by their seed alone.
 
     Args:
@@ -178,7 +211,7 @@ def same_settings(runs: Mapping[str, Mapping[str, object]]) -> tuple[tuple[str, 
     groups: dict[str, list[str]] = {}
     for name, config in runs.items():
         groups.setdefault(json.dumps(_settings(config), sort_keys=True, default=str), []).append(name)
-    return tuple(tuple(names) for names in groups.values())
+    return [tuple(names) for names in groups.values()]
 
 
 def setting_label(config: Mapping[str, object], others: Sequence[Mapping[str, object]]) -> str:

@@ -1,0 +1,419 @@
+"""`metta-runs`: see, compare, check, plot and remove runs."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from metta_train.cli.arguments import Parser, add_data_dir, add_version, data_dir_of, reported
+from metta_train.cli.exit_codes import DONE, NO_CHECKPOINT
+from metta_train.reporting.curves import (
+    X_AXES,
+    Curve,
+    Metrics,
+    aggregate,
+    chosen_metrics,
+    curve,
+    read_epochs,
+)
+from metta_train.reporting.metric_names import REWARD, TOTAL_TIME
+from metta_train.reporting.plots import SUFFIXES, Line, Panel, write_figure
+from metta_train.reporting.results import glyphs_of, plain, print_json, print_results, results_console
+from metta_train.reporting.run_tables import (
+    RunDetails,
+    checkpoint_list,
+    comparison,
+    run_details,
+    run_list,
+    size,
+    verification,
+)
+from metta_train.specs.config_errors import ConfigError
+from metta_train.training.checkpoint_listing import best_checkpoint, list_checkpoints
+from metta_train.training.run_catalog import (
+    find_matching,
+    find_run,
+    find_runs,
+    is_locked,
+    read_invocations,
+    read_run_config,
+    remove_run,
+    same_settings,
+    setting_label,
+    summarize,
+)
+from metta_train.training.run_folder import RunLockedError, RunPaths, config_changes
+
+DAMAGED = 1
+MAX_LABEL = 60  # characters of what sets a group of runs apart; longer, their common name is shown
+FORMATS = (*SUFFIXES, ".pdf")
+
+DESCRIPTION = "See, compare, check, plot and remove runs. Without a command: list."
+EPILOG = """\
+examples:
+  metta-runs                                   all runs, the youngest first
+  metta-runs show mine                         one run on a page, with its curve
+  metta-runs compare mine other --metric losses/entropy
+  metta-runs checkpoints mine                  mine:latest, mine:best and mine:<agent step> name them
+  metta-runs verify mine                       read and hash every checkpoint
+  metta-runs plot 'sweep/*' --out figure.pdf   seeds of one setting become one line with its interval
+  metta-runs rm old-1 old-2 --yes
+  metta-runs --json list | jq '.[].reward'
+
+Results go to stdout, everything else to stderr. Exit code: 0 done, 1 some checkpoints are damaged, 2 bad usage,
+3 no good checkpoint, 4 the run is being trained, 5 disk or permissions."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the result is the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    return reported(lambda: _run(_parser().parse_args(arguments)))
+
+
+def _run(options: argparse.Namespace) -> int:
+    command: Callable[[argparse.Namespace], int] = options.command
+    return command(options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="metta-runs",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add_version(parser)
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    add_data_dir(parser)
+    parser.set_defaults(command=_list, runs=[])
+    common = Parser(add_help=False)  # the same options behind the command
+    common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print the result as JSON")
+    add_data_dir(common, default=argparse.SUPPRESS)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, parents=[common], help=text, description=text, allow_abbrev=False)
+        command.set_defaults(command=function)
+        return command
+
+    listed = add("list", _list, "all runs: state, steps, reward, speed, age, checkpoints")
+    listed.add_argument("runs", nargs="*", metavar="RUN", help="only these; patterns like 'sweep/*' work")
+    shown = add("show", _show, "one run on a page")
+    shown.add_argument("run", metavar="RUN")
+    compared = add("compare", _compare, "two runs: where their configurations differ, and their curves")
+    compared.add_argument("runs", nargs=2, metavar="RUN")
+    compared.add_argument("--metric", action="append", metavar="NAME", help=f"default {REWARD}; may be repeated")
+    saved = add("checkpoints", _checkpoints, "the checkpoints of a run")
+    saved.add_argument("run", metavar="RUN")
+    verified = add("verify", _verify, "read and hash every checkpoint of a run")
+    verified.add_argument("run", metavar="RUN")
+    removed = add("rm", _remove, "remove runs with everything in their folders, after asking")
+    removed.add_argument("runs", nargs="+", metavar="RUN")
+    removed.add_argument("--yes", "-y", action="store_true", help="do not ask")
+    plotted = add("plot", _plot, "PNG and SVG of metrics over steps or time; runs that differ by seed become one line")
+    plotted.add_argument("runs", nargs="+", metavar="RUN", help="patterns like 'sweep/*' work")
+    plotted.add_argument(
+        "--metric", action="append", metavar="NAME", help=f"default {REWARD}; may be repeated; patterns like 'losses/*'"
+    )
+    plotted.add_argument("--x", choices=sorted(X_AXES), default="steps", help="default steps")
+    plotted.add_argument("--out", type=Path, metavar="FILE", help="with a suffix that file; else .png and .svg")
+    plotted.add_argument("--separate", action="store_true", help="one line for each run")
+    plotted.add_argument("--smooth", type=int, default=1, metavar="N", help="running mean over N epochs; default 1")
+    plotted.add_argument("--title", metavar="TEXT")
+    return parser
+
+
+# ----- commands
+
+
+def _list(options: argparse.Namespace) -> int:
+    data_dir = data_dir_of(options)
+    found = find_matching(data_dir, options.runs) if options.runs else find_runs(data_dir)
+    runs = sorted((summarize(paths) for paths in found), key=lambda run: run.age)
+    if options.json:
+        print_json(runs)
+    elif not runs:
+        print(f"no runs in {data_dir}; metta-train makes one", file=sys.stderr)
+    else:
+        console = results_console()
+        print_results(console, [run_list(runs, console.width, sparks=glyphs_of(console).braille)])
+    return DONE
+
+
+def _show(options: argparse.Namespace) -> int:
+    details, config = _details(find_run(data_dir_of(options), options.run))
+    if options.json:
+        print_json({**_plain_details(details), "config": config})
+    else:
+        console = results_console()
+        print_results(console, run_details(details, console.width, glyphs_of(console)))
+    return DONE
+
+
+def _compare(options: argparse.Namespace) -> int:
+    both = [find_run(data_dir_of(options), name) for name in options.runs]
+    (first, first_config), (second, second_config) = (_details(paths) for paths in both)
+    epochs = [read_epochs(paths.metrics) for paths in both]
+    names = _metrics(options.metric, epochs)
+    curves = [(name, tuple(curve(of_run, name) for of_run in epochs)) for name in names]
+    ignored = ("run", "data_dir")
+    changes = [
+        (change.key, change.old, change.new)
+        for change in config_changes(first_config, second_config)
+        if change.key not in ignored
+    ]
+    if options.json:
+        print_json(
+            {
+                "runs": [first.summary, second.summary],
+                "differences": [{"key": key, "values": [old, new]} for key, old, new in changes],
+                "metrics": [
+                    {
+                        "metric": name,
+                        "last_tenth": [c.last_tenth for c in of_runs],
+                        "curves": [_points(c) for c in of_runs],
+                    }
+                    for name, of_runs in curves
+                ],
+            }
+        )
+        return DONE
+    console = results_console()
+    print_results(console, comparison([first, second], changes, curves, console.width, glyphs_of(console)))
+    return DONE
+
+
+def _checkpoints(options: argparse.Namespace) -> int:
+    paths = find_run(data_dir_of(options), options.run)
+    saved = list_checkpoints(paths.checkpoints, set_aside=True)
+    best = best_checkpoint([info for info in saved if info.problem is None])
+    if options.json:
+        print_json(saved)
+    elif not saved:
+        print(f"run {paths.run!r} has no checkpoint yet", file=sys.stderr)
+    else:
+        table = checkpoint_list(saved, None if best is None else best.name, time.time())
+        print_results(results_console(), [table])
+    return DONE
+
+
+def _verify(options: argparse.Namespace) -> int:
+    paths = find_run(data_dir_of(options), options.run)
+    saved = list_checkpoints(paths.checkpoints, set_aside=True)
+    from metta_train.training.checkpoints import DamagedCheckpointError, IncompatibleCheckpointError, verify
+
+    results: list[tuple[str, str | None]] = []
+    for number, info in enumerate(saved, start=1):
+        if sys.stderr.isatty():
+            print(f"\r{number} of {len(saved)}: {info.name} ({size(info.size)})", end="", file=sys.stderr, flush=True)
+        try:
+            verify(info.path)
+        except (DamagedCheckpointError, IncompatibleCheckpointError) as error:
+            results.append((info.name, str(error).removeprefix(f"{info.path}: ")))
+        else:
+            results.append((info.name, None))
+    if saved and sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr)
+    good = sum(problem is None for _, problem in results)
+    if options.json:
+        print_json([{"name": name, "good": problem is None, "problem": problem} for name, problem in results])
+    elif results:
+        print_results(results_console(), [verification(results)])
+    if good == 0:
+        print(f"run {paths.run!r} has no good checkpoint", file=sys.stderr)
+        return NO_CHECKPOINT
+    return DONE if good == len(results) else DAMAGED
+
+
+def _remove(options: argparse.Namespace) -> int:
+    found = find_matching(data_dir_of(options), options.runs)
+    for paths in found:
+        if is_locked(paths):
+            raise RunLockedError(
+                f"run {paths.run!r} is being trained by a process; stop it first. Nothing was removed."
+            )
+    if not options.yes and not _confirmed(found):
+        print("nothing was removed", file=sys.stderr)
+        return DAMAGED
+    removed = []
+    for paths in found:
+        remove_run(paths)
+        removed.append({"run": paths.run, "folder": str(paths.folder)})
+        if not options.json:
+            print(f"removed {paths.run}")
+    if options.json:
+        print_json(removed)
+    return DONE
+
+
+def _plot(options: argparse.Namespace) -> int:
+    if options.smooth < 1:
+        raise ConfigError(f"--smooth {options.smooth}: needs 1 or more")
+    found = find_matching(data_dir_of(options), options.runs)
+    epochs = {paths.run: read_epochs(paths.metrics) for paths in found}
+    names = _metrics(options.metric, list(epochs.values()))
+    groups = _groups(found, separate=options.separate)
+    panels = tuple(_panel(name, groups, epochs, X_AXES[options.x], options.smooth) for name in names)
+    empty = [panel.title for panel in panels if not panel.lines]
+    if empty:
+        raise ConfigError(f"metric {empty[0]}: these runs have no values of it yet")
+    files = _files(options.out, names)
+    titles = {"steps": "agent steps", "time": "seconds", "epoch": "epochs"}
+    write_figure(panels, files, x_title=titles[options.x], title=options.title)
+    if options.json:
+        print_json({"files": files, "panels": [_plain_panel(panel) for panel in panels]})
+    else:
+        for file in files:
+            print(file)
+    return DONE
+
+
+# ----- what the commands are made of
+
+
+def _details(paths: RunPaths) -> tuple[RunDetails, dict[str, object]]:
+    config = read_run_config(paths)
+    epochs = read_epochs(paths.metrics)
+    rewards = curve(epochs, REWARD)
+    saved = list_checkpoints(paths.checkpoints)
+    best = best_checkpoint(saved)
+    invocations = read_invocations(paths)
+    last = invocations[-1] if invocations else None
+    seed, device = config.get("seed"), config.get("device")
+    details = RunDetails(
+        summary=summarize(paths),
+        checkpoints=saved,
+        best=None if best is None else best.name,
+        seed=seed if isinstance(seed, int) else None,
+        device=device if isinstance(device, str) else None,
+        starts=len(invocations),
+        command=shlex.join(last.argv) if last else None,
+        versions=last.versions if last else {},
+        seconds=epochs[-1].get(TOTAL_TIME) if epochs else None,
+        best_reward=float(rewards.y.max()) if len(rewards.y) else None,
+        curve=rewards,
+        latest=epochs[-1] if epochs else {},
+    )
+    return details, config
+
+
+def _plain_details(details: RunDetails) -> dict[str, object]:
+    return {
+        **plain(details.summary),
+        "saved": plain(details.checkpoints),
+        "best": details.best,
+        "seed": details.seed,
+        "starts": details.starts,
+        "command": details.command,
+        "versions": details.versions,
+        "seconds": details.seconds,
+        "best_reward": details.best_reward,
+        "reward_last_tenth": details.curve.last_tenth,
+        "latest": details.latest,
+    }
+
+
+def _metrics(patterns: Sequence[str] | None, epochs: Sequence[Sequence[Metrics]]) -> tuple[str, ...]:
+    known = {name for of_run in epochs for epoch in of_run for name in epoch}
+    if not known:
+        raise ConfigError("these runs have no metrics yet")
+    if patterns is None:
+        return (REWARD,)
+    return chosen_metrics(patterns, known)
+
+
+def _confirmed(found: Sequence[RunPaths]) -> bool:
+    if not sys.stdin.isatty():
+        raise ConfigError("rm asks before it removes anything, and nobody is there to answer; --yes removes at once")
+    for paths in found:
+        run = summarize(paths)
+        print(
+            f"{paths.folder}: {run.condition}, {run.agent_step:,} agent steps, {run.checkpoints} checkpoints",
+            file=sys.stderr,
+        )
+    print(f"remove {'this run' if len(found) == 1 else f'these {len(found)} runs'}? [y/N] ", end="", file=sys.stderr)
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _groups(found: Sequence[RunPaths], *, separate: bool) -> list[tuple[str, tuple[str, ...]]]:
+    """Label and runs of each line."""
+    if separate or len(found) == 1:
+        return [(paths.run, (paths.run,)) for paths in found]
+    configs = {paths.run: read_run_config(paths) for paths in found}
+    groups = same_settings(configs)
+    firsts = [configs[names[0]] for names in groups]
+    labels: list[tuple[str, tuple[str, ...]]] = []
+    for number, names in enumerate(groups):
+        apart = setting_label(firsts[number], firsts[:number] + firsts[number + 1 :])
+        labels.append((apart if len(names) > 1 and 0 < len(apart) <= MAX_LABEL else _common_name(names), names))
+    return labels
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """`fast-*` for fast-1 and fast-2."""
+    if len(names) == 1:
+        return names[0]
+    first, last = min(names), max(names)  # what these two share, all of them share
+    shared = [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
+    return f"{''.join(shared)}*"
+
+
+def _panel(
+    metric: str,
+    groups: Sequence[tuple[str, tuple[str, ...]]],
+    epochs: dict[str, tuple[Metrics, ...]],
+    x: str,
+    smooth: int,
+) -> Panel:
+    lines = []
+    for label, names in groups:
+        curves = [c for c in (curve(epochs[name], metric, x) for name in names) if len(c.x)]
+        if len(curves) > 1:
+            lines.append(Line(label, aggregate([c.smoothed(smooth) for c in curves])))
+        elif curves:
+            lines.append(Line(label, curves[0].smoothed(smooth), faint=curves[0] if smooth > 1 else None))
+    return Panel(metric, tuple(lines))
+
+
+def _plain_panel(panel: Panel) -> dict[str, object]:
+    lines = []
+    for line in panel.lines:
+        values = line.values
+        if isinstance(values, Curve):
+            lines.append({"label": line.label, "seeds": 1, **_points(values)})
+        else:
+            lines.append(
+                {
+                    "label": line.label,
+                    "seeds": values.count,
+                    "x": values.x.tolist(),
+                    "y": values.iqm.tolist(),
+                    "low": values.low.tolist(),
+                    "high": values.high.tolist(),
+                }
+            )
+    return {"metric": panel.title, "lines": lines}
+
+
+def _points(values: Curve) -> dict[str, list[float]]:
+    return {"x": values.x.tolist(), "y": values.y.tolist()}
+
+
+def _files(out: Path | None, names: Sequence[str]) -> tuple[Path, ...]:
+    base = Path(names[0].replace("/", "-")) if out is None else out
+    if out is not None and out.suffix:
+        if out.suffix not in FORMATS:
+            raise ConfigError(f"--out {out}: needs one of {', '.join(FORMATS)}, or no suffix for .png and .svg")
+        return (out,)
+    return tuple(base.with_name(f"{base.name}{suffix}") for suffix in SUFFIXES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

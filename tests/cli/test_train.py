@@ -44,8 +44,8 @@ BAD = {
         "trainer.optimizer.lr=1: unknown key; known are type, learning_rate, beta1, beta2, eps, weight_decay"
     ),
     "+typo=1": (
-        "typo=1: unknown key; known are run, restart, data_dir, seed, device, torch_deterministic, agent, py_agent, env, "
-        "trainer, wandb"
+        "typo=1: unknown key; known are run, restart, data_dir, seed, device, torch_deterministic, agent, py_agent, "
+        "env, trainer, wandb"
     ),
     "+agent_name=x": "agent_name=x: unknown key; did you mean agent?",
     "+trainer.batchsize=1": "trainer.batchsize=1: unknown key; did you mean trainer.batch_size?",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from benchmark_parts.arm import Arm
 from benchmark_parts.workload import Workload
 
-ARMS = ("ours", "pufferl", "reference")
-
 
 def build_arm(name: str, workload: Workload) -> Arm:
     if name == "ours":
@@ -17,7 +15,8 @@ def build_arm(name: str, workload: Workload) -> Arm:
         from benchmark_parts.plain_reference import PlainReference
 
         return PlainReference(workload)
-    from benchmark_parts.pufferl_arm import PuffeRLArm
+    from benchmark_parts.pufferl_arm import LIBRARY_DEFAULTS, PuffeRLArm
 
-    backends = {"pufferl": "Serial", "pufferl-multiprocessing": "Multiprocessing"}
-    return PuffeRLArm(workload, backends[name])
+    if name == "pufferl-defaults":
+        return PuffeRLArm(workload, overrides=LIBRARY_DEFAULTS)
+    return PuffeRLArm(workload, {"pufferl": "Serial", "pufferl-multiprocessing": "Multiprocessing"}[name])

@@ -56,6 +56,10 @@ class ArmProcess:
         self.start_seconds: float = ready["ready"]
         self.parameters: int = ready["parameters"]
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def measure(self, work: str, seconds: float, *, rewards: bool = False) -> Sample:
         requests: IO[str] | None = self._process.stdin
         assert requests is not None

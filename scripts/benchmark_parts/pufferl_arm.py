@@ -26,6 +26,24 @@ from metta_train.envs.config import MettaGridEnvConfig
 from metta_train.envs.mettagrid import load_game
 from metta_train.specs.environment_spec import TokenObservation
 
+# config/default.ini of PufferLib 3.0, without what sets the size of the work and without the Muon optimizer, which
+# needs a package that pufferlib-core does not bring.
+LIBRARY_DEFAULTS = {
+    "learning_rate": 0.015,
+    "adam_beta1": 0.95,
+    "adam_beta2": 0.999,
+    "adam_eps": 1e-12,
+    "update_epochs": 1,
+    "gamma": 0.995,
+    "gae_lambda": 0.90,
+    "clip_coef": 0.2,
+    "vf_clip_coef": 0.2,
+    "vf_coef": 2.0,
+    "ent_coef": 0.001,
+    "max_grad_norm": 1.5,
+    "prio_alpha": 0.8,
+    "prio_beta0": 0.2,
+}
 HIDDEN = 128
 LAYERS = 2
 
@@ -88,7 +106,7 @@ class _StateSize(nn.Module):
 
 
 class PuffeRLArm(Arm):
-    """`backend` is Serial or Multiprocessing; `own_defaults` takes PuffeRL's coefficients instead of ours."""
+    """`backend` is Serial or Multiprocessing; `overrides` are values of PuffeRL's own config."""
 
     def __init__(self, workload: Workload, backend: str = "Serial", overrides: dict[str, float] | None = None) -> None:
         config = workload.config()

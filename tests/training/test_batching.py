@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -145,3 +147,11 @@ def test_box_observations_are_sized_by_their_dtype() -> None:
     with pytest.raises(ValueError, match="GiB"):
         plan_batches(config(num_envs=1), box, resources)  # 32 steps x 4027 bytes
     plan_batches(config(num_envs=1), box, Resources("cpu", 1, 1, 2 * 32 * 4100))
+
+
+def test_auto_takes_bf16_for_token_networks_where_the_cpu_has_it():
+    for has_it, precision, expected in ((True, "auto", "bf16"), (False, "auto", "fp32"), (True, "fp32", "fp32")):
+        resources = replace(LAPTOP, bfloat16=has_it)
+        assert plan_batches(config(precision=precision), spec(), resources).precision == expected
+    box = replace(spec(), observation=BoxObservation((4,), "float32"))
+    assert plan_batches(config(precision="auto"), box, replace(LAPTOP, bfloat16=True)).precision == "fp32"

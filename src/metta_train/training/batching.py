@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
-from metta_train.specs.environment_spec import EnvironmentSpec
+from metta_train.specs.environment_spec import EnvironmentSpec, TokenObservation
 from metta_train.training.config import TrainerConfig
 from metta_train.training.resources import Resources
 
@@ -109,10 +110,20 @@ def plan_batches(config: TrainerConfig, spec: EnvironmentSpec, resources: Resour
         batch_size=batch_size,
         minibatch_size=minibatch_size,
         max_minibatch_size=max_minibatch_size,
-        precision="fp32" if config.precision == "auto" else config.precision,
+        precision=_plan_precision(config, spec, resources),
         # On the CPU all of them: env workers sleep while the learner updates, which is where the time goes.
         learner_threads=1 if resources.device_type == "cuda" else resources.threads,
     )
+
+
+def _plan_precision(config: TrainerConfig, spec: EnvironmentSpec, resources: Resources) -> Literal["fp32", "bf16"]:
+    """bf16 for token networks where the CPU has it: a third faster, and it learns as well (docs/benchmarks.md).
+
+    The small networks of box observations would spend more on conversions than they gain.
+    """
+    if config.precision != "auto":
+        return config.precision
+    return "bf16" if resources.bfloat16 and isinstance(spec.observation, TokenObservation) else "fp32"
 
 
 def _plan_workers(config: TrainerConfig, resources: Resources) -> tuple[int, int]:

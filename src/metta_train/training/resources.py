@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
+_CPU_INFO = Path("/proc/cpuinfo")
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
 _CGROUP_MEMORY_USED = Path("/sys/fs/cgroup/memory.current")
@@ -23,6 +24,7 @@ class Resources:
         device_type: "cpu" or "cuda".
         cores: CPU cores that this process may use, at least 1.
         threads: threads that torch may use on the CPU: the cores, or fewer where OMP_NUM_THREADS says so.
+        bfloat16: whether the CPU multiplies matrices of bfloat16 in hardware; False for GPUs, where it is not measured.
         free_memory: bytes that the rollout buffer may be planned into: of the GPU, or of the host on the CPU.
     """
 
@@ -30,6 +32,7 @@ class Resources:
     cores: int
     threads: int
     free_memory: int
+    bfloat16: bool = False
 
 
 def choose_device(name: str) -> torch.device:
@@ -56,7 +59,11 @@ def measure_resources(device: torch.device) -> Resources:
         free_memory = min(psutil.virtual_memory().available, _cgroup_free_memory())
     cores = usable_cores()
     return Resources(
-        device_type=device.type, cores=cores, threads=_allowed_threads(cores), free_memory=int(free_memory)
+        device_type=device.type,
+        cores=cores,
+        threads=_allowed_threads(cores),
+        free_memory=int(free_memory),
+        bfloat16=device.type == "cpu" and _cpu_multiplies_bfloat16(),
     )
 
 
@@ -70,6 +77,15 @@ def _allowed_threads(cores: int) -> int:
     """The user's word in OMP_NUM_THREADS, as for every program with OpenMP, but never more than the cores."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
     return min(cores, int(asked)) if asked.isdigit() and int(asked) > 0 else cores
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    try:
+        lines = _CPU_INFO.read_text().splitlines()
+    except OSError:
+        return False
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    return "amx_bf16" in flags or "avx512_bf16" in flags
 
 
 def _cgroup_cores() -> int:

@@ -32,7 +32,7 @@ LIBRARY_DEFAULTS = {
     "learning_rate": 0.015,
     "adam_beta1": 0.95,
     "adam_beta2": 0.999,
-    "adam_eps": 1e-12,
+    "adam_eps": 1e-8,
     "update_epochs": 1,
     "gamma": 0.995,
     "gae_lambda": 0.90,

@@ -9,11 +9,15 @@ import pytest
 import yaml
 
 from metta_train import load_config
+from metta_train.cli.compose import ConfigSource
 from metta_train.cli.config_source import conf_folder
+from metta_train.cli.env_overrides import load_suite
 from metta_train.training.config import TrainerConfig
 
 CONF = conf_folder()
-FILES = sorted(file.relative_to(CONF) for file in CONF.rglob("*.yaml"))
+ALL_FILES = sorted(file.relative_to(CONF) for file in CONF.rglob("*.yaml"))
+SUITES = [file.stem for file in ALL_FILES if file.parent.as_posix() == "eval"]
+FILES = [file for file in ALL_FILES if file.parent.as_posix() != "eval"]  # what a run is composed of
 
 # What a choice needs beside itself to be a whole configuration.
 COMPANIONS = {
@@ -42,6 +46,14 @@ def test_it_composes_and_validates(file: Path) -> None:
     assert config.plain()["trainer"].keys() == TrainerConfig.model_fields.keys()
 
 
+@pytest.mark.parametrize("name", SUITES)
+def test_every_environment_of_a_suite_composes(name: str) -> None:
+    suite = load_suite(name, ConfigSource(CONF))
+    assert name in suite.environments, "the plain task comes with what is off the beaten track"
+    for overrides in suite.environments.values():
+        assert load_config(overrides).env.desync_episodes
+
+
 @pytest.mark.parametrize("trainer", sorted(file.stem for file in (CONF / "trainer").glob("*.yaml")))
 @pytest.mark.parametrize("agent", ["agent=fast", "py_agent=fast"])
 @pytest.mark.parametrize("env", ["forage", "arena"])
@@ -50,7 +62,7 @@ def test_the_groups_go_together(trainer: str, agent: str, env: str) -> None:
     assert config.agent_name == agent
 
 
-@pytest.mark.parametrize("file", FILES, ids=str)
+@pytest.mark.parametrize("file", ALL_FILES, ids=str)
 def test_it_holds_plain_values(file: Path) -> None:
     text = (CONF / file).read_text()
     yaml.safe_load(text)
@@ -58,7 +70,7 @@ def test_it_holds_plain_values(file: Path) -> None:
     assert file == Path("train.yaml") or "${" not in text.replace("${.checkpoint_interval}", "")
 
 
-@pytest.mark.parametrize("file", FILES, ids=str)
+@pytest.mark.parametrize("file", ALL_FILES, ids=str)
 def test_it_begins_by_saying_what_it_is(file: Path) -> None:
     lines = [line for line in (CONF / file).read_text().splitlines() if not line.startswith("# @package")]
     assert lines[0].startswith("#") or file.parent.as_posix() in ("py_agent", "experiment/agent", "experiment/py_agent")

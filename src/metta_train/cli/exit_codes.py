@@ -16,6 +16,7 @@ INTERRUPTED = 130
 # By name, so that the table costs no import: most of these classes live beside torch.
 EXIT_CODES = {
     "metta_train.specs.config_errors.ConfigError": BAD_USAGE,
+    "metta_train.training.checkpoint_listing.CheckpointNotFoundError": NO_CHECKPOINT,
     "metta_train.training.checkpoints.NoUsableCheckpointError": NO_CHECKPOINT,
     "metta_train.training.checkpoints.DamagedCheckpointError": NO_CHECKPOINT,
     "metta_train.training.checkpoints.IncompatibleCheckpointError": NO_CHECKPOINT,

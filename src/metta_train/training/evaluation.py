@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 
+from metta_train.envs.build import make_vector_env
+from metta_train.envs.config import EnvConfig
 from metta_train.envs.vector import VectorEnv
 from metta_train.policies.policy import Policy
-from metta_train.specs.records import EvaluationScores
+from metta_train.specs.random_streams import derived_seed
+from metta_train.specs.records import EpisodeRecord, EvaluationScores
+
+# Episodes of a fixed set that are played side by side. Part of what such a set is: the episodes of one group share
+# their sampling noise, so another number would be another set of episodes.
+GROUP = 32
 
 
-@torch.inference_mode()
 def evaluate(
     policy: Policy,
     env: VectorEnv,
@@ -23,10 +30,7 @@ def evaluate(
     epoch: int,
     check: Callable[[], None] = lambda: None,
 ) -> EvaluationScores:
-    """Mean episode reward per agent over the first `num_episodes` full episodes of each env slot, in slot order.
-
-    Actions are sampled, as in training. Recurrent state is zeroed where an episode opens. Every slot plays the same
-    number of episodes, so that short episodes are not counted more often than long ones.
+    """Mean episode reward per agent, with sampled actions as in training.
 
     Args:
         policy: on `device`.
@@ -38,22 +42,100 @@ def evaluate(
         epoch: the epoch whose weights these are.
         check: called before every step; what it raises abandons the evaluation.
     """
+    episodes = play_episodes(
+        policy, env, num_episodes=num_episodes, device=device, generator=generator, check=lambda _: check()
+    )
+    scores = [episode.reward for episode in episodes]
+    return EvaluationScores(category=category, score=sum(scores) / len(scores), episodes=len(scores), epoch=epoch)
+
+
+@torch.inference_mode()
+def play_episodes(
+    policy: Policy,
+    env: VectorEnv,
+    *,
+    num_episodes: int,
+    device: torch.device,
+    generator: torch.Generator | None,
+    check: Callable[[int], None] = lambda _: None,
+) -> tuple[EpisodeRecord, ...]:
+    """The first `num_episodes` full episodes, an equal number of each env slot, in slot order.
+
+    Recurrent state is zeroed where an episode opens. Every slot plays the same number of episodes, so that short
+    episodes are not counted more often than long ones.
+
+    Args:
+        policy: on `device`.
+        env: freshly made, with one slice; closed by the caller.
+        num_episodes: at least the number of env slots, a multiple of it.
+        device: where the policy lives.
+        generator: samples actions; None takes the most probable one.
+        check: called before every step with the number of episodes played; what it raises abandons the evaluation.
+    """
     assert env.num_slices == 1 and num_episodes % env.num_envs == 0
-    rewards: dict[int, list[float]] = {slot: [] for slot in range(env.num_envs)}
+    played: dict[int, list[EpisodeRecord]] = {slot: [] for slot in range(env.num_envs)}
     wanted = num_episodes // env.num_envs
     observations = torch.from_numpy(env.reset()).to(device)
     resets = torch.ones(env.num_rows, dtype=torch.bool, device=device)
     state = policy.initial_state(env.num_rows, device)
-    while min(len(played) for played in rewards.values()) < wanted:
-        check()
-        decision = policy.act(observations, state, resets, generator)
-        env.send(0, decision.actions.cpu().numpy())
+    while min(len(of_slot) for of_slot in played.values()) < wanted:
+        check(sum(len(of_slot) for of_slot in played.values()))
+        if generator is None:
+            output = policy(observations.unsqueeze(1), state, resets.unsqueeze(1))
+            actions, state = output.logits.squeeze(1).argmax(dim=-1), output.state
+        else:
+            decision = policy.act(observations, state, resets, generator)
+            actions, state = decision.actions, decision.state
+        env.send(0, actions.cpu().numpy())
         result = env.receive(0)
         for episode in result.episodes:
-            if not episode.shortened and len(rewards[episode.env]) < wanted:
-                rewards[episode.env].append(episode.reward)
+            if not episode.shortened and len(played[episode.env]) < wanted:
+                played[episode.env].append(episode)
         observations = torch.from_numpy(result.observations).to(device)
         resets = torch.from_numpy(result.terminations | result.truncations).to(device)
-        state = decision.state
-    scores = [reward for slot in range(env.num_envs) for reward in rewards[slot]]
-    return EvaluationScores(category=category, score=sum(scores) / len(scores), episodes=len(scores), epoch=epoch)
+    return tuple(episode for slot in range(env.num_envs) for episode in played[slot])
+
+
+def play_fixed_set(
+    policy: Policy,
+    config: EnvConfig,
+    *,
+    num_episodes: int,
+    seed: int,
+    greedy: bool,
+    device: torch.device,
+    num_workers: int = 0,
+    told: Callable[[int], None] = lambda _: None,
+) -> tuple[EpisodeRecord, ...]:
+    """Episodes that depend on the policy, the environment and the seed alone; none of them is cut short.
+
+    The maps of the first n episodes are the same whatever the number of episodes, and for every policy.
+
+    Args:
+        policy: on `device`.
+        config: of the environment.
+        num_episodes: 1 or more.
+        seed: of maps and sampling.
+        greedy: take the most probable action instead of a sampled one.
+        device: where the policy lives.
+        num_workers: processes that step the envs; 0 = this one.
+        told: called before every step with the number of episodes played.
+    """
+    config = config.model_copy(update={"desync_episodes": False})
+    streams = derived_seed(seed, "evaluation")
+    played: list[EpisodeRecord] = []
+    for group, start in enumerate(range(0, num_episodes, GROUP)):
+        count = min(GROUP, num_episodes - start)
+        noise = torch.Generator(device).manual_seed(derived_seed(streams, "rank", group, "sampling"))
+        with make_vector_env(
+            config, num_envs=count, num_workers=min(num_workers, count), num_slices=1, seed=streams, rank=group
+        ) as env:
+            played += play_episodes(
+                policy,
+                env,
+                num_episodes=count,
+                device=device,
+                generator=None if greedy else noise,
+                check=lambda done, before=start: told(before + done),
+            )
+    return tuple(replace(episode, env=number) for number, episode in enumerate(played))

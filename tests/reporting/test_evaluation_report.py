@@ -1,0 +1,56 @@
+"""What an evaluation says of its episodes."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from metta_train.reporting.evaluation_report import Evaluation, report
+from tests.fakes.epoch_records import episode
+
+
+def evaluation(environment: str = "forage", policy: str = "mine:1000") -> Evaluation:
+    episodes = (
+        episode(1.0, length=10, stats={"agent/heart.gained": 2.0, "game/nothing": 0.0}),
+        episode(3.0, length=30, stats={"game/nothing": 0.0}),
+    )
+    return Evaluation(environment, policy, 7, episodes, 1.5)
+
+
+def shown(evaluations: list[Evaluation], width: int = 80) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width, highlight=False)
+    for part in report(evaluations, "greedy", width):
+        console.print(part)
+    return out.getvalue()
+
+
+def test_scores_and_statistics_by_hand() -> None:
+    told = evaluation()
+    assert (told.score.mean.value, told.mean_length) == (2.0, 20.0)
+    assert told.statistics == {"agent/heart.gained": 1.0, "game/nothing": 0.0}, "2 hearts in one of two episodes"
+
+
+def test_the_report_names_everything_and_counts_zeros() -> None:
+    text = shown([evaluation()])
+    assert "forage: reward per episode and agent, 2 episodes each, seed 7, greedy, 2 s" in text
+    assert "agent/heart.gained" in text and "game/nothing" not in text and "and 1 that are 0" in text
+    assert "1.0000 to 3.0000" in text
+
+
+def test_environments_of_a_suite_are_told_apart() -> None:
+    text = shown([evaluation("one"), evaluation("two"), evaluation("two", "random")], 120)
+    for name in ("one: mine:1000", "two: mine:1000", "two: random"):
+        assert name in text
+    assert text.count("mean per episode") == 2
+
+
+def test_everything_goes_into_json() -> None:
+    told = evaluation().plain()
+    assert told["episodes"] == [
+        {"reward": 1.0, "length": 10, "truncated": True},
+        {"reward": 3.0, "length": 30, "truncated": True},
+    ]
+    assert told["mean_length"] == pytest.approx(20.0)

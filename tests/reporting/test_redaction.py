@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from metta_train.reporting.redaction import REDACTED, is_secret_key, redact_argv, redact_config, redact_text
+from metta_train.reporting.redaction import (
+    REDACTED,
+    is_secret_key,
+    redact_argv,
+    redact_config,
+    redact_message,
+    redact_text,
+)
 
 
 @pytest.mark.parametrize(
@@ -120,3 +127,11 @@ def test_command_lines() -> None:
         "--flag",
         f"url=http://{REDACTED}@h",
     ]
+
+
+def test_a_message_does_not_repeat_the_secrets_of_a_command_line() -> None:
+    argv = ["metta-train", "wandb.api_key=hunter2hunter2", "--token", "abcdefgh", "seed=1"]
+    text = "wandb.api_key=hunter2hunter2: unknown key (got wandb.key=hunter2hunter2, abcdefgh), seed=1"
+    assert redact_message(text, argv, {}) == (
+        f"wandb.api_key={REDACTED}: unknown key (got wandb.key={REDACTED}, {REDACTED}), seed=1"
+    )

@@ -23,7 +23,7 @@ from metta_train.cli.config_source import CONFIG_NAME, conf_folder
 from metta_train.cli.exit_codes import CRASH, DONE, INTERRUPTED, PREEMPTED, exit_code_of, is_explained
 from metta_train.cli.signals import stop_on_signals
 from metta_train.cli.sweep import Sweep, plan_sweep
-from metta_train.reporting.redaction import redact_text
+from metta_train.reporting.redaction import redact_message
 from metta_train.run_config import RunConfig
 from metta_train.specs.config_errors import ConfigError, nearest_choice
 from metta_train.training.stopping import StopRequest
@@ -34,7 +34,7 @@ PROGRAM = "metta-train"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the result is the exit code (`cli/exit_codes.py`)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    return _reported(lambda: _dispatch(arguments))
+    return _reported(lambda: _dispatch(arguments), arguments)
 
 
 class JobFailedError(Exception):
@@ -108,6 +108,7 @@ def _sweep(arguments: list[str], sweep: Sweep, source: ConfigSource) -> int:
         overrides = [override for override in settings.overrides.task if not override.startswith("run=")]
         code = _reported(
             lambda: _run(_job_composition(tree, settings.runtime.choices, sweep, folder), [PROGRAM, *overrides]),
+            arguments=overrides,
             prefix=f"job {settings.job.num} ({' '.join(overrides)}): ",
         )
         if code == INTERRUPTED:
@@ -204,12 +205,12 @@ def _refuse_hydra_settings(overrides: Sequence[str]) -> None:
             )
 
 
-def _reported(action: Callable[[], int], prefix: str = "") -> int:
+def _reported(action: Callable[[], int], arguments: Sequence[str], prefix: str = "") -> int:
     """Run it; an error becomes a line on standard error, and a traceback only when it is not the user's."""
     try:
         return action()
     except KeyboardInterrupt:
-        print(f"{prefix}interrupted", file=sys.stderr)
+        print(redact_message(f"{prefix}interrupted", arguments), file=sys.stderr)
         return INTERRUPTED
     except JobFailedError:
         raise
@@ -218,5 +219,5 @@ def _reported(action: Callable[[], int], prefix: str = "") -> int:
         if not explained or os.environ.get("METTA_TRAIN_TRACEBACK"):
             traceback.print_exc()
         if explained:
-            print(redact_text(f"{prefix}{error}"), file=sys.stderr)
+            print(redact_message(f"{prefix}{error}", arguments), file=sys.stderr)
         return exit_code_of(error)

@@ -96,6 +96,16 @@ def redact_argv(argv: Sequence[str], environ: Mapping[str, str] = os.environ) ->
     return redacted
 
 
+def redact_message(text: str, argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> str:
+    """`redact_text`, and without the secrets of a command line that the message repeats."""
+    for argument, redacted in zip(argv, redact_argv(argv, environ), strict=True):
+        if redacted == REDACTED:
+            text = text.replace(argument, REDACTED)
+        elif redacted.endswith(f"={REDACTED}"):
+            text = text.replace(argument, redacted).replace(f"={argument.partition('=')[2]}", f"={REDACTED}")
+    return redact_text(text, environ)
+
+
 def _redact_value(value: object, environ: Mapping[str, str]) -> object:
     if isinstance(value, str):
         return redact_text(value, environ)

@@ -1,0 +1,74 @@
+"""Episodes that are counted: whole, equally many of each slot, with memory that begins anew."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from metta_train.policies.policy import Policy
+from metta_train.specs.environment_spec import EnvironmentSpec
+from metta_train.specs.records import PolicyOutput
+from metta_train.specs.recurrent_state import RecurrentState
+from metta_train.training.evaluation import evaluate, play_episodes
+from tests.fakes.clock_env import ClockEnv
+
+CPU = torch.device("cpu")
+
+
+class CountingPolicy(Policy):
+    """Its memory counts the steps since the last reset, and the clock of the observation must agree."""
+
+    def __init__(self, spec: EnvironmentSpec) -> None:
+        super().__init__(spec, state_shapes=((1,),))
+        self.logits = torch.tensor([0.0, 3.0, 1.0])
+        self.steps = 0
+
+    def forward(self, observations: Tensor, state: RecurrentState, resets: Tensor) -> PolicyOutput:
+        counted = state.tensors[0].masked_fill(resets, 0.0)
+        assert counted.squeeze(-1).tolist() == observations[:, 0, 2].tolist()
+        self.steps += 1
+        rows = observations.shape[0]
+        return PolicyOutput(self.logits.expand(rows, 1, 3), torch.zeros(rows, 1), RecurrentState((counted + 1,)))
+
+
+def test_memory_begins_anew_with_every_episode_and_all_slots_play_equally_many() -> None:
+    env = ClockEnv([3, 7, 5], [True, False, True])
+    policy = CountingPolicy(env.spec)
+    seen: list[int] = []
+    episodes = play_episodes(policy, env, num_episodes=6, device=CPU, generator=None, check=seen.append)
+    assert [(episode.env, episode.length) for episode in episodes] == [(0, 3), (0, 3), (1, 7), (1, 7), (2, 5), (2, 5)]
+    assert policy.steps == 14, "until the slowest slot has played its two"
+    assert seen[0] == 0 and seen[-1] == 5 and seen == sorted(seen)
+
+
+def test_greedy_takes_the_most_probable_action_and_sampling_follows_its_generator() -> None:
+    class Watching(ClockEnv):
+        actions: list[list[int]]
+
+        def send(self, index, actions):
+            self.actions.append(actions.tolist())
+            super().send(index, actions)
+
+    def actions(generator: torch.Generator | None) -> list[list[int]]:
+        env = Watching([20], [True], num_agents=4)
+        env.actions = []
+        play_episodes(CountingPolicy(env.spec), env, num_episodes=1, device=CPU, generator=generator)
+        return env.actions
+
+    assert actions(None) == [[1] * 4] * 20
+    sampled = actions(torch.Generator().manual_seed(5))
+    assert sampled != actions(None) and sampled == actions(torch.Generator().manual_seed(5))
+
+
+def test_the_score_of_an_evaluation_is_the_mean() -> None:
+    env = ClockEnv([2, 4], [True, True])
+    scores = evaluate(
+        CountingPolicy(env.spec),
+        env,
+        num_episodes=4,
+        device=CPU,
+        generator=torch.Generator().manual_seed(0),
+        category="clock",
+        epoch=7,
+    )
+    assert (scores.category, scores.score, scores.episodes, scores.epoch) == ("clock", 1.0, 4, 7)

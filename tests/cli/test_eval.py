@@ -114,7 +114,7 @@ def test_a_suite_plays_on_every_environment(trained: Path, capsys: pytest.Captur
         ("one", 5, 2),
         ("wide", 5, 2),
     ]
-    assert "wide: mine:2304" in ran(capsys, trained, *arguments).out
+    assert re.search(r"^wide +mine:2304 ", ran(capsys, trained, *arguments).out, re.MULTILINE)
 
 
 def test_gymnasium_and_memoryless_policies_are_evaluated_too(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

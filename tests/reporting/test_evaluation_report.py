@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -35,16 +36,19 @@ def test_scores_and_statistics_by_hand() -> None:
 
 def test_the_report_names_everything_and_counts_zeros() -> None:
     text = shown([evaluation()])
-    assert "forage: reward per episode and agent, 2 episodes each, seed 7, greedy, 2 s" in text
+    assert "forage: reward per episode and agent, 2 episodes, seed 7, greedy, 2 s" in text
     assert "agent/heart.gained" in text and "game/nothing" not in text and "and 1 that are 0" in text
     assert "1.0000 to 3.0000" in text
 
 
 def test_environments_of_a_suite_are_told_apart() -> None:
-    text = shown([evaluation("one"), evaluation("two"), evaluation("two", "random")], 120)
-    for name in ("one: mine:1000", "two: mine:1000", "two: random"):
-        assert name in text
-    assert text.count("mean per episode") == 2
+    for width in (80, 140):
+        text = shown([evaluation("one"), evaluation("two"), evaluation("two", "random")], width)
+        for line in (r"^one +mine:1000 +2\.0", r"^two +mine:1000 +2\.0", r"^two +random +2\.0"):
+            assert re.search(line, text, re.MULTILINE)
+        assert text.count("mean per episode") == 2 and "2 episodes each" in text
+        assert max(len(line) for line in text.splitlines()) <= width
+        assert ("lowest" in text) == (width == 140)
 
 
 def test_everything_goes_into_json() -> None:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _LABEL = "dim"
+_WIDE = 110  # columns from which mean and median have their interval too
+_WIDE_SEVERAL = 140  # the same where environments have a column
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,22 +77,26 @@ def score_table(evaluations: Sequence[Evaluation], width: int) -> Table:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=_LABEL)
     several = len({evaluation.environment for evaluation in evaluations}) > 1
-    names = [f"{e.environment}: {e.policy}" if several else e.policy for e in evaluations]
+    wide = width >= (_WIDE_SEVERAL if several else _WIDE)
+    if several:
+        table.add_column("environment", overflow="fold")
     table.add_column("policy", overflow="fold")
     for title in ("mean", "median", "IQM"):
         table.add_column(title, justify="right", no_wrap=True)
-        if title == "IQM" or width >= 110:
+        if title == "IQM" or wide:
             table.add_column("95 % interval", justify="left", no_wrap=True, style=_LABEL)
-    for title in ("lowest", "highest", "length"):
+    ends = wide or not several
+    for title in ("lowest", "highest", "length") if ends else ("length",):
         table.add_column(title, justify="right", no_wrap=True)
-    for name, evaluation in zip(names, evaluations, strict=True):
+    for evaluation in evaluations:
         score = evaluation.score
-        cells = [name]
+        cells = [evaluation.environment, evaluation.policy] if several else [evaluation.policy]
         for estimate in (score.mean, score.median, score.iqm):
             cells.append(number(estimate.value))
-            if estimate is score.iqm or width >= 110:
+            if estimate is score.iqm or wide:
                 cells.append(_interval(estimate))
-        cells += [number(score.smallest), number(score.largest), f"{evaluation.mean_length:,.0f}"]
+        cells += [number(score.smallest), number(score.largest)] if ends else []
+        cells.append(f"{evaluation.mean_length:,.0f}")
         table.add_row(*cells)
     return table
 
@@ -133,8 +139,8 @@ def report(evaluations: Sequence[Evaluation], how: str, width: int) -> list[Rend
     parts: list[RenderableType] = [
         Text.assemble(
             (", ".join(environments), "bold"),
-            f": reward per episode and agent, {len(first.episodes)} episodes each, seed {first.seed}, {how}, "
-            f"{duration(seconds)}",
+            f": reward per episode and agent, {_count(len(first.episodes))}{' each' if len(evaluations) > 1 else ''}, "
+            f"seed {first.seed}, {how}, {duration(seconds)}",
         ),
         Text(),
         score_table(evaluations, width),
@@ -146,6 +152,10 @@ def report(evaluations: Sequence[Evaluation], how: str, width: int) -> list[Rend
             table.insert(1, Text(environment, style="bold"))
         parts += table
     return parts
+
+
+def _count(episodes: int) -> str:
+    return "1 episode" if episodes == 1 else f"{episodes} episodes"
 
 
 def _interval(estimate: Estimate) -> str:

@@ -66,7 +66,7 @@ def terminal_chart(
     lines = []
     for row, label in enumerate(labels):
         axis = ("┤" if label else "│") if glyphs.braille else "|"
-        line = Text(f"{label:>{margin - 2}} {axis}", style="dim")
+        line = Text.assemble((f"{label:>{margin - 2}} {axis}", "dim"))
         for character, style in canvas[row]:
             line.append(character, style=style)
         lines.append(line)

@@ -9,7 +9,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help train test check format install install-dev clean
+.PHONY: help train test faults check format install install-dev clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*  ## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/' | expand -t 20
@@ -22,6 +22,9 @@ train: $(VENV)/.installed  ## install, then train agent=fast with the default co
 
 test: $(VENV)/.installed-dev  ## install, then run the tests (ARGS goes to pytest)
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: $(VENV)/.installed-dev  ## break runs in every way of docs/reliability.md and print what survived (half an hour)
+	$(BIN)/python -m pytest tests/faults -m "slow or not slow" --durations=5 $(ARGS)
 
 check: $(VENV)/.installed-dev  ## format, lint, types, import contracts and tests: what CI runs
 	$(BIN)/ruff format --check .

@@ -33,7 +33,8 @@ class FakeEnv(gymnasium.Env[np.ndarray, np.int64]):
         self._step += 1
         if self._step == 3:
             self._misbehave()
-        return self._observation(action), float(action), self._step == self._length, False, {}
+        reward = float("nan") if self._fault == "nan_reward" and self._step == 3 else float(action)
+        return self._observation(action), reward, self._step == self._length, False, {}
 
     def _misbehave(self) -> None:
         match self._fault:
@@ -43,6 +44,8 @@ class FakeEnv(gymnasium.Env[np.ndarray, np.int64]):
                 os.kill(os.getpid(), signal.SIGKILL)
             case "hang":
                 time.sleep(60)
+            case "leave":
+                os._exit(0)
 
     def _observation(self, action: int | np.int64) -> np.ndarray:
         return np.array([self._step, action], self.observation_space.dtype)

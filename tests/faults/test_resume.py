@@ -22,7 +22,16 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("resume")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.fault("F1 kill -9, between checkpoints")
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "cartpole",
+        "workers",
+        pytest.param("forage", marks=pytest.mark.slow),
+        pytest.param("slices", marks=pytest.mark.slow),
+    ],
+)
 def test_killed_between_checkpoints_it_ends_as_if_nothing_had_happened(data_dir: Path, kind: str) -> None:
     arguments = KINDS[kind]
     whole = train(data_dir, *arguments, f"run={kind}-whole")

@@ -22,7 +22,15 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.fault("F8 TERM, USR1, HUP")
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGUSR1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_a_batch_system_asks_again_and_again(data_dir: Path, number: signal.Signals) -> None:
     """Every start gets the signal at another moment, the start-up included; no start loses an epoch."""
     run = number.name.lower()
@@ -48,6 +56,7 @@ def test_a_batch_system_asks_again_and_again(data_dir: Path, number: signal.Sign
     assert_same_run(data_dir, run, "whole")
 
 
+@pytest.mark.fault("F9 Ctrl-C")
 def test_ctrl_c_once_saves(data_dir: Path) -> None:
     process = Run(data_dir, [*CARTPOLE, "run=once"])
     process.wait_until(lambda: lines(data_dir, "once") >= 2)
@@ -70,7 +79,8 @@ SLOW = [
 ]
 
 
-@pytest.mark.parametrize("presses", [2, 3])
+@pytest.mark.fault("F9 Ctrl-C")
+@pytest.mark.parametrize("presses", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_ctrl_c_again_ends_now_though_a_worker_hangs(data_dir: Path, presses: int) -> None:
     run = f"presses{presses}"
     process = Run(data_dir, [*SLOW, f"run={run}"])
@@ -88,6 +98,8 @@ def test_ctrl_c_again_ends_now_though_a_worker_hangs(data_dir: Path, presses: in
     process.assert_nothing_left()
 
 
+@pytest.mark.slow
+@pytest.mark.fault("F8 TERM, USR1, HUP")
 def test_a_stuck_worker_does_not_hold_the_stop(data_dir: Path) -> None:
     process = Run(data_dir, [*SLOW, "run=stuck"])
     process.wait_until(lambda: "per epoch" in process.err())
@@ -98,6 +110,8 @@ def test_a_stuck_worker_does_not_hold_the_stop(data_dir: Path) -> None:
     process.assert_nothing_left()
 
 
+@pytest.mark.slow
+@pytest.mark.fault("F9 Ctrl-C")
 def test_with_interrupts_ignored_only_other_signals_stop(data_dir: Path) -> None:
     """As a shell starts `command &`."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -113,6 +127,8 @@ def test_with_interrupts_ignored_only_other_signals_stop(data_dir: Path) -> None
     assert process.wait(30).code == PREEMPTED
 
 
+@pytest.mark.slow
+@pytest.mark.fault("F8 TERM, USR1, HUP")
 def test_a_stop_in_the_middle_of_an_evaluation_or_a_long_rollout(data_dir: Path) -> None:
     """The epoch in progress is given up where finishing would take too long, and is done again."""
     arguments = [
@@ -129,6 +145,8 @@ def test_a_stop_in_the_middle_of_an_evaluation_or_a_long_rollout(data_dir: Path)
     assert_same_run(data_dir, "evaluated", "evaluated-whole")
 
 
+@pytest.mark.slow
+@pytest.mark.fault("F8 TERM, USR1, HUP")
 def test_forage_with_workers_is_stopped_in_its_rollout(data_dir: Path) -> None:
     arguments = [*FORAGE, "trainer.num_workers=2", "trainer.async_factor=1"]
     process = Run(data_dir, [*arguments, "run=forage"])

@@ -1,0 +1,104 @@
+"""Runs of the command line that start in milliseconds: forked from a process that has imported everything.
+
+Thousands of starts cost hours of imports otherwise. A run is `metta_train.cli.train.main` in a process of its own; the
+quick tests start `python -m metta_train` itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class WarmStart:
+    """The process that runs are forked from."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self.data_dir = data_dir
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("WANDB_", "HYDRA_"))},
+            "PYTHONPATH": os.pathsep.join([str(REPOSITORY / "src"), str(REPOSITORY)]),
+            "DATA_DIR": str(data_dir),
+            "OMP_NUM_THREADS": "1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.warm_start"],
+            cwd=data_dir,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self) -> WarmStart:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._process as process:
+            assert process.stdin is not None
+            process.stdin.close()
+
+    def run(
+        self, arguments: Sequence[str], kill_after: float | None = None, log: str = "warm.log"
+    ) -> tuple[int, float]:
+        """One run; killed with SIGKILL after some seconds if it lives so long. Exit code and seconds."""
+        pid = self._ask({"arguments": list(arguments), "log": str(self.data_dir / log)})
+        started = time.monotonic()
+        if kill_after is not None:
+            time.sleep(kill_after)
+            os.kill(pid, signal.SIGKILL)  # a zombie at least: the parent reaps only when asked
+        code = self._ask({"wait": pid})
+        return code, time.monotonic() - started
+
+    def _ask(self, request: dict[str, object]) -> int:
+        process = self._process
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        return int(process.stdout.readline())
+
+
+def serve() -> None:
+    """Fork and wait as asked, until the end of the input."""
+    import gymnasium  # noqa: F401  # for the runs to come
+    import mettagrid.mettagrid_c  # noqa: F401
+
+    import metta_train.assembly  # noqa: F401
+    from metta_train.cli.train import main
+
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            _, status = os.waitpid(request["wait"], 0)
+            print(os.waitstatus_to_exitcode(status), flush=True)
+            continue
+        pid = os.fork()
+        if pid == 0:
+            log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            null = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(null, 0)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            code = 1
+            try:
+                code = main(request["arguments"])
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+        print(pid, flush=True)
+
+
+if __name__ == "__main__":
+    serve()

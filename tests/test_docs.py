@@ -17,6 +17,13 @@ PAGES = sorted([*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"])
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Shown in docs with a full-size run behind them; here they train for seconds. `make` is tried by hand in a clean clone.
 QUICK = ["trainer=smoke"]
+SHORT_EPISODES = {"runs": ["env.max_steps=20"]}  # pages whose commands need runs in which episodes ended
+PROGRAMS = {
+    "metta-train": "metta_train",
+    "metta-eval": "metta_train.cli.eval",
+    "metta-parity": "metta_train.cli.parity",
+    "metta-runs": "metta_train.cli.runs",
+}
 NOT_RUN = ("make ", "git ", "pip ", "cd ", "eval ", "python scripts/")
 
 
@@ -67,10 +74,11 @@ def test_shown_files_and_commands_work(page: Path, tmp_path: Path) -> None:
     }
     for command in shown_commands(page):
         program, *arguments = shlex.split(command, comments=True)
-        module = {"metta-train": "metta_train", "metta-parity": "metta_train.cli.parity"}.get(program)
+        module = PROGRAMS.get(program)
         assert module is not None, f"{page.name} shows a program that no test knows: {command}"
         if module == "metta_train" and not {"--help", "--cfg", "--version"} & set(arguments):
             arguments += [a for a in QUICK if not any(given.startswith("trainer=") for given in arguments)]
+            arguments += SHORT_EPISODES.get(page.stem, [])
             arguments += [] if any(given.startswith("wandb=") for given in arguments) else ["wandb=off"]
         result = subprocess.run(
             [sys.executable, "-m", module, *arguments],

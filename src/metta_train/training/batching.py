@@ -67,7 +67,7 @@ class BatchPlan:
         """The knobs that take memory, with their present values."""
         return (
             f"out of memory ({reason}). Make one of these smaller: "
-            f"trainer.max_minibatch_size={self.max_minibatch_size} (splits gradient steps; the result is the same up to rounding), "
+            f"trainer.max_minibatch_size={self.max_minibatch_size} (splits gradient steps; the same up to rounding), "
             f"trainer.minibatch_size={self.minibatch_size}, trainer.batch_size={self.batch_size}, "
             f"trainer.num_envs={self.num_envs}, trainer.bptt_horizon={self.bptt_horizon}. "
             "The last checkpoint is untouched; the same command goes on from it"

@@ -152,6 +152,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_a_named_one_is_not(
         ([], 2, "which run?"),
         (["mine", "pole"], 2, "one run at a time"),
         (["mine:newest"], 2, "mine:latest"),
+        (["mine:"], 2, "mine:latest"),
         (["mine:2000"], 3, "the nearest is mine:2304"),
         (["empty"], 3, "no checkpoint yet"),
         (["mine", "env=arena"], 2, "does not fit"),

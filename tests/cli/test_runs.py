@@ -171,6 +171,16 @@ def test_checkpoints_marks_latest_and_best(data_dir: Path, capsys: pytest.Captur
     assert [info["score"] for info in ran_json(capsys, "checkpoints", "scored")] == [0.25, 0.75, 0.5]
 
 
+def test_one_checkpoint_can_be_named(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(data_dir, "scored", scores=(0.25, 0.75, 0.5))
+    (line,) = ran(capsys, "checkpoints", "scored:best").out.splitlines()[1:]
+    assert line.split()[0] == "3,000" and " best " in line and "latest" not in line
+    assert [result["name"] for result in ran_json(capsys, "verify", "scored:latest")] == ["step-000000004000"]
+    assert ran(capsys, "verify", "scored:1000").code == 3
+    done = ran(capsys, "show", "scored:best")
+    assert done.code == 2 and "use scored" in done.err
+
+
 def test_verify_counts_the_damaged(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ran(capsys, "verify", "a-1").code == 0
     weights = sorted((data_dir / "a-1" / "checkpoints").glob("*/model.safetensors"))

@@ -162,7 +162,7 @@ def _load(reference: RunReference) -> Checkpoint:
     from metta_train.training.checkpoints import DamagedCheckpointError, NoUsableCheckpointError, load
 
     chosen = reference.checkpoint()
-    if (reference.selector or LATEST) != LATEST:
+    if reference.selector not in (None, LATEST):
         return load(chosen.path)
     for info in reversed(list_checkpoints(reference.paths.checkpoints)):
         try:

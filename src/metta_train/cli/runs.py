@@ -34,9 +34,11 @@ from metta_train.reporting.run_tables import (
     verification,
 )
 from metta_train.specs.config_errors import ConfigError
-from metta_train.training.checkpoint_listing import best_checkpoint, list_checkpoints
+from metta_train.specs.run_summary import CheckpointInfo
+from metta_train.training.checkpoint_listing import best_checkpoint, list_checkpoints, newest_checkpoint
 from metta_train.training.run_catalog import (
     find_matching,
+    find_reference,
     find_run,
     find_runs,
     is_locked,
@@ -110,9 +112,9 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument("runs", nargs=2, metavar="RUN")
     compared.add_argument("--metric", action="append", metavar="NAME", help=f"default {REWARD}; may be repeated")
     saved = add("checkpoints", _checkpoints, "the checkpoints of a run")
-    saved.add_argument("run", metavar="RUN")
+    saved.add_argument("run", metavar="RUN[:checkpoint]")
     verified = add("verify", _verify, "read and hash every checkpoint of a run")
-    verified.add_argument("run", metavar="RUN")
+    verified.add_argument("run", metavar="RUN[:checkpoint]")
     removed = add("rm", _remove, "remove runs with everything in their folders, after asking")
     removed.add_argument("runs", nargs="+", metavar="RUN")
     removed.add_argument("--yes", "-y", action="store_true", help="do not ask")
@@ -190,22 +192,26 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _checkpoints(options: argparse.Namespace) -> int:
-    paths = find_run(data_dir_of(options), options.run)
-    saved = list_checkpoints(paths.checkpoints, set_aside=True)
-    best = best_checkpoint([info for info in saved if info.problem is None])
+    paths, saved = _named_checkpoints(options)
+    best = best_checkpoint([info for info in list_checkpoints(paths.checkpoints) if info.problem is None])
+    newest = newest_checkpoint(paths.checkpoints)
     if options.json:
         print_json(saved)
     elif not saved:
         print(f"run {paths.run!r} has no checkpoint yet", file=sys.stderr)
     else:
-        table = checkpoint_list(saved, None if best is None else best.name, time.time())
+        table = checkpoint_list(
+            saved,
+            latest=None if newest is None else newest.name,
+            best=None if best is None else best.name,
+            now=time.time(),
+        )
         print_results(results_console(), [table])
     return DONE
 
 
 def _verify(options: argparse.Namespace) -> int:
-    paths = find_run(data_dir_of(options), options.run)
-    saved = list_checkpoints(paths.checkpoints, set_aside=True)
+    paths, saved = _named_checkpoints(options)
     from metta_train.training.checkpoints import DamagedCheckpointError, IncompatibleCheckpointError, verify
 
     results: list[tuple[str, str | None]] = []
@@ -275,6 +281,14 @@ def _plot(options: argparse.Namespace) -> int:
 
 
 # ----- what the commands are made of
+
+
+def _named_checkpoints(options: argparse.Namespace) -> tuple[RunPaths, tuple[CheckpointInfo, ...]]:
+    """All checkpoints of a run, those set aside included, or the one that `RUN:checkpoint` names."""
+    reference = find_reference(data_dir_of(options), options.run)
+    if reference.selector is None:
+        return reference.paths, list_checkpoints(reference.paths.checkpoints, set_aside=True)
+    return reference.paths, (reference.checkpoint(),)
 
 
 def _details(paths: RunPaths) -> tuple[RunDetails, dict[str, object]]:

@@ -181,10 +181,16 @@ def comparison(
     return parts
 
 
-def checkpoint_list(saved: Sequence[CheckpointInfo], best: str | None, now: float) -> Table:
-    """One line per checkpoint; `now` in seconds since 1970."""
+def checkpoint_list(saved: Sequence[CheckpointInfo], *, latest: str | None, best: str | None, now: float) -> Table:
+    """One line per checkpoint.
+
+    Args:
+        saved: what to show.
+        latest: name of the run's latest one.
+        best: name of the run's best one.
+        now: in seconds since 1970.
+    """
     table = _table()
-    latest = next((info.name for info in reversed(saved) if info.problem is None), None)
     for title, justify in (
         ("agent step", "right"),
         ("epoch", "right"),

@@ -58,7 +58,7 @@ class RunReference:
     def checkpoint(self) -> CheckpointInfo:
         """The checkpoint that is meant; the latest when none is named. Raises as `select_checkpoint`."""
         saved = list_checkpoints(self.paths.checkpoints)
-        return select_checkpoint(self.paths.run, saved, self.selector or LATEST)
+        return select_checkpoint(self.paths.run, saved, LATEST if self.selector is None else self.selector)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,8 @@ def find_run(data_dir: Path, name: str) -> RunPaths:
     Raises:
         ConfigError: there is none; with the nearest name, or the jobs if it is a sweep.
     """
+    if ":" in name:
+        raise ConfigError(f"{name}: a run is meant here, not one of its checkpoints; use {name.partition(':')[0]}")
     try:
         paths = RunPaths.locate(data_dir, name)
     except ValueError as error:

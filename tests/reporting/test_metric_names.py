@@ -69,9 +69,9 @@ def test_rewards_and_environment_statistics_are_means_over_comparable_episodes()
     assert metrics["experience/ep_lengths"] == 75.0
     assert metrics["experience/episodes"] == 2.0
     assert metrics["env_agent/ore.gained"] == 6.0
-    assert metrics["env_game/tokens"] == 10.0  # of the episode that has it
-    assert metrics["env_agent/heart/lost"] == 1.0
-    assert metrics["env/seed"] == 3.0
+    assert metrics["env_game/tokens"] == 5.0  # the other episode has none, and MettaGrid leaves out what is 0
+    assert metrics["env_agent/heart/lost"] == 0.5
+    assert metrics["env/seed"] == 1.5
     assert "env_only/here" not in metrics
 
 

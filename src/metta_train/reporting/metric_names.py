@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from metta_train.specs.records import EpisodeRecord, EpochRecord, EpochTiming, WeightMetrics
 
@@ -117,13 +117,16 @@ def _parameters(record: EpochRecord) -> dict[str, float]:
     }
 
 
-def _environment(episodes: Iterable[EpisodeRecord]) -> dict[str, float]:
-    """Means over the episodes that have a statistic: `agent/ore.gained` is `env_agent/ore.gained`."""
-    values: defaultdict[str, list[float]] = defaultdict(list)
+def _environment(episodes: Sequence[EpisodeRecord]) -> dict[str, float]:
+    """Means over all episodes: `agent/ore.gained` is `env_agent/ore.gained`.
+
+    An episode without a statistic counts 0, because MettaGrid leaves out what never happened.
+    """
+    totals: defaultdict[str, float] = defaultdict(float)
     for episode in episodes:
         for name, value in episode.stats.items():
-            values[_environment_name(name)].append(value)
-    return {name: sum(of_name) / len(of_name) for name, of_name in sorted(values.items())}
+            totals[_environment_name(name)] += value
+    return {name: total / len(episodes) for name, total in sorted(totals.items())}
 
 
 def _environment_name(statistic: str) -> str:

@@ -94,7 +94,7 @@ def test_a_glance_reads_the_ends_and_a_sample(tmp_path: Path, padding: int) -> N
     tail = last_epochs(path)
     assert tail[-1]["metric/epoch"] == 500 and (len(tail) < 500) == (padding > 0)
     assert recent_rate(tail) == 50.0
-    sample = [epoch["metric/epoch"] for epoch in sampled_epochs(path, 20)]
+    sample = [epoch["metric/epoch"] or 0.0 for epoch in sampled_epochs(path, 20)]
     assert sample[0] == 1 and len(sample) == 20 and sample == sorted(set(sample))
     gaps = np.diff([*sample, 501])
     assert gaps.max() <= 30, "spread evenly"

@@ -24,7 +24,7 @@ PROGRAMS = {
     "metta-parity": "metta_train.cli.parity",
     "metta-runs": "metta_train.cli.runs",
 }
-NOT_RUN = ("make ", "git ", "pip ", "cd ", "eval ", "python scripts/")
+NOT_RUN = ("make ", "git ", "pip ", "cd ", "eval ", "python scripts/", "scripts/")
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from metta_train.policies.initialization import Initializer, LstmBiasMode, LstmInputBias, Orthogonal, Zeros
-from metta_train.policies.lstm_loop import can_loop, loop_lstm
-from metta_train.policies.watched import is_watched
 from metta_train.specs.recurrent_state import RecurrentState
 
 
@@ -35,9 +32,9 @@ def lstm_initial_values(num_layers: int, bias_init: LstmBiasMode) -> dict[str, I
 def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tensor) -> tuple[Tensor, RecurrentState]:
     """T steps of B rows through a batch-first LSTM; row b is zeroed before step t where `resets[b, t]`.
 
-    In float32 on the CPU a loop over time is the fastest way (`lstm_loop.py`), and resets cost it nothing. Otherwise
-    rows without a reset after their first step go through the fused kernel in one call; the other rows are cut at the
-    union of their reset columns. One step costs one kernel call and nothing depends on the data.
+    All rows go through torch's fused kernel as if they had no reset after their first step; what follows a reset is
+    played again from zeros and replaces that, one call for each step at which rows reset. One step costs one call and
+    nothing depends on the data.
 
     Args:
         lstm: `batch_first=True`, not bidirectional, no dropout.
@@ -48,41 +45,20 @@ def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
     Returns:
         Outputs `[B, T, hidden_size]` and the state after the last step.
     """
-    if inputs.device.type == "cpu" and not torch.is_autocast_enabled("cpu") and can_loop(lstm) and not is_watched(lstm):
-        hidden, cell = state.tensors
-        outputs, hidden, cell = loop_lstm(lstm, inputs, hidden, cell, resets)
-        return outputs, RecurrentState((hidden, cell))
-    state = state.zero_where(resets[:, 0])
+    outputs, after = _run_piece(lstm, inputs, state.zero_where(resets[:, 0]))
     if inputs.shape[1] == 1:
-        return _run_piece(lstm, inputs, state)
-    dirty = resets[:, 1:].any(dim=1)
-    dirty_rows = dirty.nonzero().squeeze(1)  # waits for the device on CUDA: the split depends on the data
-    if len(dirty_rows) == 0:
-        return _run_piece(lstm, inputs, state)
-    if len(dirty_rows) == len(dirty):
-        return _run_cut(lstm, inputs, state, resets)
-    clean_rows = dirty.logical_not().nonzero().squeeze(1)
-    clean_outputs, clean_state = _run_piece(lstm, inputs[clean_rows], state.rows(clean_rows))
-    dirty_outputs, dirty_state = _run_cut(lstm, inputs[dirty_rows], state.rows(dirty_rows), resets[dirty_rows])
-    order = torch.cat((clean_rows, dirty_rows)).argsort()
-    return (
-        torch.cat((clean_outputs, dirty_outputs))[order],
-        RecurrentState(
-            tuple(torch.cat(pair)[order] for pair in zip(clean_state.tensors, dirty_state.tensors, strict=True))
-        ),
-    )
-
-
-def _run_cut(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tensor) -> tuple[Tensor, RecurrentState]:
-    """All rows are cut at every column in which one of them resets; column 0 is already applied to `state`."""
-    cuts = (resets[:, 1:].any(dim=0).nonzero().squeeze(1) + 1).tolist()
-    pieces = []
-    for first, end in zip([0, *cuts], [*cuts, inputs.shape[1]], strict=True):
-        if first > 0:
-            state = state.zero_where(resets[:, first])
-        outputs, state = _run_piece(lstm, inputs[:, first:end], state)
-        pieces.append(outputs)
-    return torch.cat(pieces, dim=1), state
+        return outputs, after
+    columns = resets[:, 1:].any(dim=0).nonzero().squeeze(1) + 1  # waits for the device on CUDA
+    if len(columns) == 0:
+        return outputs, after
+    outputs, finals = outputs.clone(), tuple(tensor.clone() for tensor in after.tensors)
+    for column in columns.tolist():  # in order: what is played again here may be replaced by a later reset of the row
+        rows = resets[:, column].nonzero().squeeze(1)
+        zeros = RecurrentState(tuple(tensor.new_zeros(len(rows), *tensor.shape[1:]) for tensor in finals))
+        outputs[rows, column:], again = _run_piece(lstm, inputs[rows, column:], zeros)
+        for final, tensor in zip(finals, again.tensors, strict=True):
+            final[rows] = tensor
+    return outputs, RecurrentState(finals)
 
 
 def _run_piece(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:

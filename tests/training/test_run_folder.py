@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metta_train.reporting.storage import StorageError
+from metta_train.training import run_folder
 from metta_train.training.run_folder import (
     ConfigChange,
     RunFolder,
@@ -162,6 +164,22 @@ def test_the_lock_is_freed_by_a_kill(tmp_path: Path) -> None:
         holder.wait()
     with RunFolder.open(tmp_path, "a"):
         pass
+
+
+def test_a_glance_at_the_lock_does_not_stop_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`metta-runs list` holds it for an instant."""
+    RunFolder.open(tmp_path, "a").close()
+    with (tmp_path / "a" / "run.lock").open() as glance:
+        fcntl.flock(glance, fcntl.LOCK_SH)
+        waited: list[float] = []
+
+        def end_the_glance(seconds: float) -> None:
+            waited.append(seconds)
+            fcntl.flock(glance, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(run_folder.time, "sleep", end_the_glance)
+        with RunFolder.open(tmp_path, "a"):
+            assert waited == [run_folder.SECOND_TRY]
 
 
 def test_a_lock_file_with_nonsense_in_it_is_no_obstacle(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ import re
 import secrets
 import shutil
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -51,6 +52,7 @@ _FREE_VALUES = frozenset(
     }
 )
 MAX_RUNS_OF_ONE_NAME = 10_000
+SECOND_TRY = 0.05  # seconds until a lock that is held is tried again
 
 _NAME_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _PACKAGES = ("metta-train", "torch", "mettagrid", "pufferlib-core", "numpy", "safetensors", "hydra-core", "wandb")
@@ -370,7 +372,7 @@ def _refuse_nesting(paths: RunPaths) -> None:
 def _lock(paths: RunPaths) -> int:
     descriptor = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _flock(descriptor)
     except BlockingIOError:
         holder = _holder(descriptor)
         os.close(descriptor)
@@ -387,6 +389,15 @@ def _lock(paths: RunPaths) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, content.encode(), 0)
     return descriptor
+
+
+def _flock(descriptor: int) -> None:
+    """Take the lock. One more try: `metta-runs` asks who holds it by taking it itself, for some microseconds."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(SECOND_TRY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _holder(descriptor: int) -> str:

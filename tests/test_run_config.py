@@ -213,7 +213,7 @@ def test_values_that_fit_together_and_that_do_not(
         "trainer.ppo.gamma", "trainer.prioritized_experience_replay.prio_beta0", "trainer.optimizer.beta1", "seed",
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("bad", [-1, float("nan"), "abc", "", None, [1], {"a": 1}])
+@pytest.mark.parametrize("bad", [-1, float("nan"), float("inf"), "abc", "", "\u00fc", "1e", True, None, [1], {"a": 1}])
 def test_numbers_refuse_everything_else_and_name_the_key(plain: dict[str, Any], key: str, bad: object) -> None:
     message = refusal(changed(plain, key, bad))
     assert message.startswith(f"{key}=") and "needs a" in message and "\n" not in message

@@ -32,6 +32,10 @@ from metta_train.training.checkpoints import (
     verify,
 )
 from metta_train.training.run_folder import RunPaths, read_config, read_status
+from tests.cli.command import metta_train
+from tests.cli.test_train import BAD as BAD_LINES
+from tests.cli.test_train import BAD_NAMES
+from tests.faults.conftest import Tally
 from tests.faults.runs import CARTPOLE, newest, steps, train
 
 SOURCES = Path(__file__).resolve().parents[2] / "src" / "metta_train"
@@ -167,6 +171,21 @@ def test_no_bytes_get_through_the_reader_of_checkpoints(checkpoint: Path, name: 
                 read(copy)
         with suppress(DamagedCheckpointError, IncompatibleCheckpointError):
             summary(copy)  # reads the small files only
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F18 bad values on the command line")
+def test_no_bad_value_starts_a_run(tmp_path: Path, tally: Tally) -> None:
+    given_lines = [*BAD_LINES, *BAD_NAMES]
+    assert len(given_lines) >= 60
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for line in given_lines:
+        done = metta_train(*line.split(), folder=outside)
+        assert done.code == 2, (line, done)
+        assert done.out == "" and done.err.count("\n") == 1, (line, done)
+        assert list(outside.iterdir()) == [], line
+        tally.add(survived=True)
 
 
 VALUES = st.recursive(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 
@@ -15,30 +15,36 @@ class Tally:
     tried: int = 0
     survived: int = 0
     worst_recovery: float = 0.0
-    counted: bool = field(default=False, repr=False)
+
+    @property
+    def lost(self) -> int:
+        return self.tried - self.survived
 
     def add(self, *, survived: bool, recovery: float = 0.0) -> None:
         """One fault injected; `recovery` seconds from there to a run that has caught up, or to a clean end."""
         self.tried += 1
         self.survived += survived
         self.worst_recovery = max(self.worst_recovery, recovery)
-        self.counted = True
 
 
 _TALLIES: dict[str, Tally] = {}
-_OUTCOME = pytest.StashKey[bool]()
+_OUTCOME = pytest.StashKey[str]()
 
 
 @pytest.fixture(autouse=True)
 def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
-    """Of the fault that the test's marker names; a test that counts nothing is one fault itself."""
+    """Of the fault that the test's marker names.
+
+    A test that counts nothing is one fault itself. One that fails has lost at least one, whatever it counted before.
+    """
     marker = request.node.get_closest_marker("fault")
     assert marker is not None, "every test here names its fault: @pytest.mark.fault('F1')"
     own = _TALLIES.setdefault(marker.args[0], Tally())
-    own.counted = False
+    tried, lost = own.tried, own.lost
     yield own
-    if not own.counted:
-        own.add(survived=request.node.stash.get(_OUTCOME, False))
+    outcome = request.node.stash.get(_OUTCOME, "failed")
+    if (outcome == "passed" and own.tried == tried) or (outcome == "failed" and own.lost == lost):
+        own.add(survived=outcome == "passed")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -47,19 +53,19 @@ def pytest_runtest_makereport(
 ) -> Iterator[None]:  # the generator of a hook wrapper
     report = yield
     if call.when == "call":
-        item.stash[_OUTCOME] = report.passed
+        item.stash[_OUTCOME] = report.outcome
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not _TALLIES:
+    tallies = {name: own for name, own in _TALLIES.items() if own.tried}
+    if not tallies:
         return
     terminalreporter.section("faults")
     terminalreporter.line("| fault | tried | survived | lost | worst recovery |")
     terminalreporter.line("|---|---|---|---|---|")
-    for name in sorted(_TALLIES, key=lambda name: (int(name[1:].split()[0]), name)):
-        own = _TALLIES[name]
+    for name, own in sorted(tallies.items(), key=lambda entry: (int(entry[0][1:].split()[0]), entry[0])):
         recovery = f"{own.worst_recovery:.1f} s" if own.worst_recovery else ""
-        terminalreporter.line(f"| {name} | {own.tried} | {own.survived} | {own.tried - own.survived} | {recovery} |")
-    tried, survived = sum(t.tried for t in _TALLIES.values()), sum(t.survived for t in _TALLIES.values())
+        terminalreporter.line(f"| {name} | {own.tried} | {own.survived} | {own.lost} | {recovery} |")
+    tried, survived = sum(own.tried for own in tallies.values()), sum(own.survived for own in tallies.values())
     terminalreporter.line(f"| all | {tried} | {survived} | {tried - survived} | |")

@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from metta_train.policies import token_convolution
 from metta_train.policies.observation import TokenBox
-from metta_train.policies.token_convolution import MIN_ROWS, convolve_drawn_tokens, convolve_tokens
+from metta_train.policies.token_convolution import convolve_placed_tokens, convolve_tokens
 from metta_train.specs.environment_spec import Feature, TokenObservation
 
 from .agents import build, random_observations, random_resets, token_spec
@@ -32,7 +31,7 @@ def assert_twins(box: TokenBox, convolution: nn.Conv2d, tokens: torch.Tensor) ->
     downstream = torch.randn(slow.shape, generator=torch.Generator().manual_seed(1))
     ignored = box.ignored_tokens.item()
     expected = results(convolution, slow, downstream)
-    fast = convolve_drawn_tokens(convolution, box.drawn_tokens(tokens), box.window)
+    fast = convolve_placed_tokens(convolution, box.placed_tokens(tokens), box.window)
     assert box.ignored_tokens.item() == 2 * ignored  # counted alike
     for one, other in zip(results(convolution, fast, downstream), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
@@ -68,7 +67,7 @@ def test_by_hand():
     """One token of value 15 / 30 at (2, 1): it lies under output (0, 0) at (2, 1) of the kernel, and nowhere else."""
     box = TokenBox(TokenObservation(1, 5, 5, FEATURES))
     convolution = nn.Conv2d(6, 2, kernel_size=3, stride=3)
-    output = convolve_drawn_tokens(convolution, box.drawn_tokens(torch.tensor([[(0x21, 4, 15)]]).byte()), box.window)
+    output = convolve_placed_tokens(convolution, box.placed_tokens(torch.tensor([[(0x21, 4, 15)]]).byte()), box.window)
     assert output.shape == (1, 2, 1, 1)
     assert convolution.bias is not None
     torch.testing.assert_close(output[0, :, 0, 0], convolution.bias + 0.5 * convolution.weight[:, 1, 2, 1])
@@ -86,20 +85,11 @@ def test_no_token_at_all_gives_the_bias():
     assert_twins(TokenBox(TokenObservation(6, 5, 5, FEATURES)), nn.Conv2d(6, 3, 3), tokens)
 
 
-@pytest.mark.parametrize("rows", [MIN_ROWS - 1, MIN_ROWS])
-def test_few_rows_go_through_the_box(rows, monkeypatch):
-    called = []
-    monkeypatch.setattr(token_convolution, "convolve_drawn_tokens", lambda *_: called.append(rows))
-    box = TokenBox(TokenObservation(2, 5, 5, FEATURES))
-    convolve_tokens(nn.Conv2d(6, 3, 3), box, torch.zeros((rows, 2, 3), dtype=torch.uint8))
-    assert bool(called) == (rows >= MIN_ROWS)
-
-
 @pytest.mark.parametrize("arguments", [{"padding": 1}, {"dilation": 2}, {"groups": 2}, {"bias": False}])
 def test_convolutions_of_other_kinds_go_through_the_box(arguments):
     box = TokenBox(TokenObservation(2, 5, 5, FEATURES))
     convolution = nn.Conv2d(6, 4, 3, **arguments)
-    tokens = torch.randint(0, 64, (MIN_ROWS, 2, 3)).byte()
+    tokens = torch.randint(0, 64, (24, 2, 3)).byte()
     assert torch.equal(convolve_tokens(convolution, box, tokens), convolution(box(tokens)))
 
 
@@ -110,8 +100,8 @@ def test_hooks_on_the_layers_are_called(name):
     policy = build(name, spec)
     heard = []
     layers = ("box", "cnn1", "cnn2", "core")
-    observations = random_observations(spec, MIN_ROWS, 2)
-    state, resets = policy.initial_state(MIN_ROWS), random_resets(MIN_ROWS, 2)
+    observations = random_observations(spec, 24, 2)
+    state, resets = policy.initial_state(24), random_resets(24, 2)
     quiet = policy(observations, state, resets)
     for layer in layers:
         policy.get_submodule(layer).register_forward_hook(lambda *_, layer=layer: heard.append(layer))

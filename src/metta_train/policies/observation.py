@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from metta_train.policies import cpu_kernels
 from metta_train.specs.environment_spec import GLOBAL_LOCATION, PADDING_LOCATION, EnvironmentSpec, TokenObservation
 
 
@@ -21,15 +24,12 @@ def token_observation(spec: EnvironmentSpec, policy: str) -> TokenObservation:
 
 
 @dataclass(frozen=True, slots=True)
-class DrawnTokens:
-    """The tokens that a box would show, before it is drawn: N rows of M tokens.
+class PlacedTokens:
+    """The tokens that a box would show, row after row: K of them in N rows."""
 
-    `slots` is (row of the cell * window_width + column) * channels + channel; it means nothing where `drawn` is false.
-    """
-
-    slots: Tensor  # [N, M] int32
-    values: Tensor  # [N, M] float32
-    drawn: Tensor  # [N, M] bool: false for padding, ignored and overwritten tokens
+    places: NDArray[np.int32]  # [K]: cell << 16 | channel, where a cell is row << 4 | column
+    values: NDArray[np.float32]  # [K]
+    ends: NDArray[np.int32]  # [N]: where each row's tokens end
 
 
 class TokenBox(nn.Module):
@@ -65,6 +65,12 @@ class TokenBox(nn.Module):
             ("ignored_tokens", torch.zeros((), dtype=torch.int64)),
         ):
             self.register_buffer(name, table, persistent=False)
+        self._placing = (
+            self._cells(observation),
+            first_channels.masked_fill(first_channels == self._box_size, -1).numpy(),
+            channel_offsets.numpy(),
+            scaled_values.numpy(),
+        )
 
     def _location_table(self, observation: TokenObservation) -> Tensor:
         """`[256]`: place of a cell's first channel in the flat box; `_box_size` for cells that do not exist."""
@@ -75,6 +81,16 @@ class TokenBox(nn.Module):
                 table[row << 4 | column] = (row * width + column) * self.num_channels
         table[GLOBAL_LOCATION] = (height // 2 * width + width // 2) * self.num_channels
         return table
+
+    def _cells(self, observation: TokenObservation) -> NDArray[np.uint8]:
+        """`[256]`: the cell (row << 4 | column) of a location; 255 for cells that do not exist."""
+        height, width = self.window
+        cells = np.full(256, PADDING_LOCATION, np.uint8)
+        inside = [row << 4 | column for row in range(height) for column in range(width)]
+        cells[inside] = inside
+        cells[PADDING_LOCATION] = PADDING_LOCATION
+        cells[GLOBAL_LOCATION] = height // 2 << 4 | width // 2
+        return cells
 
     def _value_tables(self, observation: TokenObservation, normalize: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Three tables over `feature id * 256 + value`.
@@ -121,27 +137,16 @@ class TokenBox(nn.Module):
         box.scatter_(0, slots, self._scaled_values.index_select(0, feature_values))
         return box[:dump].view(rows, height, width, self.num_channels).permute(0, 3, 1, 2)
 
-    def drawn_tokens(self, tokens: Tensor) -> DrawnTokens:
-        """What `forward` would draw, for whoever needs the few tokens and not the box. CPU only: it reads values."""
-        tokens = _without_padding_columns(tokens)
+    def placed_tokens(self, tokens: Tensor) -> PlacedTokens:
+        """What `forward` would draw, for whoever needs the few tokens and not the box; tokens on the CPU."""
         rows, num_tokens, _ = tokens.shape
-        in_box, feature_values, ignored = self._look_up(tokens)
-        # Every token writes its position into its slot. Whoever does not find its own number there shares the slot.
-        row_starts = torch.arange(0, rows * self._box_size, self._box_size).unsqueeze(1)
-        slots = (in_box.view(rows, num_tokens) + row_starts).view(-1).masked_fill_(ignored, rows * self._box_size)
-        drawn = torch.logical_not(ignored)
-        board = torch.empty(rows * self._box_size + 1, dtype=torch.uint8 if num_tokens < 256 else torch.int16)
-        positions = torch.arange(num_tokens, dtype=board.dtype).repeat(rows)
-        board.scatter_(0, slots, positions)
-        if bool(((board.gather(0, slots) != positions) & drawn).any()):
-            drawn &= self._last_of_each_slot(slots, rows, num_tokens)
-        if self._has_categories:
-            in_box += self._channel_offsets.index_select(0, feature_values)
-        return DrawnTokens(
-            slots=in_box.view(rows, num_tokens),
-            values=self._scaled_values.index_select(0, feature_values).view(rows, num_tokens),
-            drawn=drawn.view(rows, num_tokens),
-        )
+        places = np.empty(rows * num_tokens, np.int32)
+        values = np.empty(rows * num_tokens, np.float32)
+        ends = np.empty(rows, np.int32)
+        board = np.full(256 * self.num_channels, -1, np.int32)
+        self.ignored_tokens += cpu_kernels.place_tokens(tokens.numpy(), *self._placing, board, places, values, ends)
+        used = int(ends[-1]) if rows else 0
+        return PlacedTokens(places[:used], values[:used], ends)
 
     def _look_up(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """For each of the N * M tokens: place of its feature in the box, its row in the tables, whether it is ignored.
@@ -156,13 +161,6 @@ class TokenBox(nn.Module):
         with torch.no_grad():
             self.ignored_tokens += ignored.sum() - (locations == PADDING_LOCATION).sum()
         return in_box, feature_values, ignored
-
-    def _last_of_each_slot(self, slots: Tensor, rows: int, num_tokens: int) -> Tensor:
-        """[N * M] bool: no later token of the row has the same slot."""
-        positions = torch.arange(1, num_tokens + 1, dtype=torch.int32).repeat(rows)
-        board = torch.zeros(rows * self._box_size + 1, dtype=torch.int32)
-        board.scatter_reduce_(0, slots, positions, "amax")
-        return board.index_select(0, slots) == positions
 
 
 def _without_padding_columns(tokens: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from metta_train.policies.action_rows import EMBEDDING_ROWS, ActionRows
+from metta_train.policies.activated_linear import activated_linear
 from metta_train.policies.component_graph.component import Built, Signal, Site
 from metta_train.policies.component_graph.library import LIBRARY
 from metta_train.policies.config import AgentConfig, ComponentConfig, SourceConfig
@@ -38,8 +39,7 @@ class _Input:
 class _Step:
     """One component, ready to run; its output goes into the next free slot."""
 
-    module: Callable[..., Tensor]
-    activation: Callable[[Tensor], Tensor] | None
+    run: Callable[..., Tensor]  # the module and its activation
     inputs: tuple[_Input, ...]
     state: slice | None  # its tensors in the policy's recurrent state, for an LSTM
 
@@ -84,8 +84,7 @@ class ComponentGraph(Policy):
             state_start, state_end = state_end, state_end + len(component.state_shapes)
             steps.append(
                 _Step(
-                    module=_runner(name, config.components, built),
-                    activation=component.activation,
+                    run=_runner(name, config.components, built),
                     inputs=tuple(_input(source, slots) for source in _sources(config.components[name])),
                     state=slice(state_start, state_end) if component.state_shapes else None,
                 )
@@ -101,18 +100,17 @@ class ComponentGraph(Policy):
         for step in self._steps:
             inputs = [slots[i.slot] if i.part is None else slots[i.slot].narrow(*i.part) for i in step.inputs]
             if step.state is None:
-                output = step.module(*inputs)
+                slots.append(step.run(*inputs))
             else:
-                assert isinstance(step.module, nn.LSTM)
+                assert isinstance(step.run, nn.LSTM)
                 sequence, after = run_lstm(
-                    step.module,
+                    step.run,
                     inputs[0].unflatten(0, rows_and_steps),
                     RecurrentState(tuple(memory[step.state])),
                     resets,
                 )
-                output = sequence.flatten(0, 1)
+                slots.append(sequence.flatten(0, 1))
                 memory[step.state] = after.tensors
-            slots.append(output if step.activation is None else step.activation(output))
         return PolicyOutput(
             logits=slots[self._action_slot].unflatten(0, rows_and_steps),
             values=slots[self._value_slot].squeeze(1).unflatten(0, rows_and_steps),
@@ -121,16 +119,26 @@ class ComponentGraph(Policy):
 
 
 def _runner(name: str, components: Mapping[str, ComponentConfig], built: Mapping[str, Built]) -> Callable[..., Tensor]:
-    """The module of a component; a convolution that alone reads a token box takes the box's tokens instead of it."""
-    module = built[name].module
+    """The module of a component and its activation; where there is a faster way to compute the same, that one.
+
+    A convolution that alone reads a token box takes the box's tokens instead of it.
+    """
+    module, activation = built[name].module, built[name].activation
     if isinstance(module, TokenBox) and _reader_of_tokens(name, components, built) is not None:
         return _as_they_are
+    if activation is not None and isinstance(module, nn.Linear):
+        return partial(activated_linear, module, activation)
+    run: Callable[..., Tensor] = module
     sources = list(_sources(components[name]))
     if isinstance(module, nn.Conv2d) and sources[0].name in built:
         box = built[sources[0].name].module
         if isinstance(box, TokenBox) and _reader_of_tokens(sources[0].name, components, built) == name:
-            return partial(convolve_tokens, module, box)
-    return module
+            run = partial(convolve_tokens, module, box)
+    return run if activation is None else partial(_activated, run, activation)
+
+
+def _activated(run: Callable[..., Tensor], activation: Callable[[Tensor], Tensor], *inputs: Tensor) -> Tensor:
+    return activation(run(*inputs))
 
 
 def _reader_of_tokens(box: str, components: Mapping[str, ComponentConfig], built: Mapping[str, Built]) -> str | None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from metta_train.policies.action_rows import EMBEDDING_ROWS
+from metta_train.policies.activated_linear import activated_linear
 from metta_train.policies.actor_head import EmbeddingActor
 from metta_train.policies.convolution import Conv2d, convolved_side
 from metta_train.policies.initialization import EmbeddingMaxAbs, LstmBiasMode, Orthogonal, UniformRange, Zeros
@@ -72,14 +73,14 @@ class Fast(PyAgent):
 
         x = functional.relu(convolve_tokens(self.cnn1, self.box, observations.flatten(0, 1)))
         x = functional.relu(self.cnn2(x))
-        x = functional.relu(self.fc1(x.flatten(1)))
-        x = functional.relu(self.encoded_obs(x))
+        x = activated_linear(self.fc1, functional.relu, x.flatten(1))
+        x = activated_linear(self.encoded_obs, functional.relu, x)
 
         x, state = run_lstm(self.core, x.unflatten(0, rows_and_steps), state, resets)
         x = x.flatten(0, 1)
 
-        values = self.value(torch.tanh(self.critic_1(x)))
-        hidden = functional.relu(self.actor_1(x))
+        values = self.value(activated_linear(self.critic_1, torch.tanh, x))
+        hidden = activated_linear(self.actor_1, functional.relu, x)
         logits = self.action(hidden, self.action_embeds(self.active_rows))
         return PolicyOutput(
             logits=logits.unflatten(0, rows_and_steps),

@@ -1,0 +1,88 @@
+"""A linear layer and the ReLU or tanh behind it, as one operation on the CPU.
+
+The matrix product is torch's; bias, activation, their gradients and the sum for the bias's gradient are one pass each
+(`cpu_kernels.py`). Under bfloat16 autocast the products are bfloat16 and what is between them is float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from metta_train.policies import cpu_kernels
+from metta_train.policies.watched import is_watched
+
+
+@dataclass(frozen=True, slots=True)
+class _Kernels:
+    """Of one activation; `bits` are those for bfloat16."""
+
+    forward: Callable[..., None]
+    forward_bits: Callable[..., None]
+    backward: Callable[..., None]
+    backward_bits: Callable[..., None]
+
+
+_KERNELS = {
+    functional.relu: _Kernels(
+        cpu_kernels.relu_of_sum, cpu_kernels.relu_of_sum_bits, cpu_kernels.through_relu, cpu_kernels.through_relu_bits
+    ),
+    torch.tanh: _Kernels(
+        cpu_kernels.tanh_of_sum, cpu_kernels.tanh_of_sum_bits, cpu_kernels.through_tanh, cpu_kernels.through_tanh_bits
+    ),
+}
+
+
+def activated_linear(linear: nn.Linear, activation: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """`activation(linear(inputs))` for inputs `[N, in_features]`; fast for `functional.relu` and `torch.tanh`."""
+    kernels = _KERNELS.get(activation)
+    if kernels is None or inputs.device.type != "cpu" or linear.bias is None or is_watched(linear):
+        return activation(linear(inputs))
+    if torch.is_autocast_enabled("cpu"):
+        inputs = inputs.to(torch.get_autocast_dtype("cpu"))
+    outputs = _ActivatedLinear.apply(inputs, linear.weight, linear.bias, kernels)
+    assert isinstance(outputs, Tensor)
+    return outputs
+
+
+class _ActivatedLinear(torch.autograd.Function):
+    """`[N, in]`, float32 or bfloat16 -> `[N, out]` of the same type; weight and bias are float32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401  # torch's context, which has no public type
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        kernels: _Kernels,
+    ) -> Tensor:
+        weight_here = weight.to(inputs.dtype)
+        outputs = inputs @ weight_here.t()
+        if inputs.dtype == torch.bfloat16:
+            kernels.forward_bits(cpu_kernels.bits_of(outputs), bias.numpy())
+        else:
+            kernels.forward(outputs.numpy(), bias.numpy())
+        ctx.save_for_backward(inputs, weight_here, outputs)
+        ctx.kernels = kernels
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        inputs, weight, outputs = ctx.saved_tensors
+        grad = grad.contiguous()
+        grad_sums = torch.empty_like(grad)
+        grad_bias = torch.zeros(weight.shape[0])
+        tensors = (grad, outputs, grad_sums)
+        if grad.dtype == torch.bfloat16:
+            ctx.kernels.backward_bits(*map(cpu_kernels.bits_of, tensors), grad_bias.numpy())
+        else:
+            ctx.kernels.backward(*(tensor.numpy() for tensor in tensors), grad_bias.numpy())
+        grad_inputs = grad_sums @ weight if ctx.needs_input_grad[0] else None
+        return grad_inputs, (grad_sums.t() @ inputs).float(), grad_bias, None

@@ -17,10 +17,11 @@ class FeatureOverride(ConfigModel):
     """What the policy is told about one token feature; null leaves what stands there."""
 
     normalization: Annotated[float, Field(gt=0.0)] | None = None
-    categories: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] | None = (
-        None  # 0 = scalar; auto = as many as exist
-    )
-    omit: bool | None = None  # true: not shown to the policy, its tokens are ignored
+    """A scalar feature's value is divided by this."""
+    categories: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] | None = None
+    """Channels of a categorical feature; 0 = scalar, auto = as many as the game has values."""
+    omit: bool | None = None
+    """true: not shown to the policy, its tokens are ignored."""
 
 
 FeatureOverrides = dict[str, FeatureOverride]  # by feature name or pattern ("inv:*"); a later entry wins
@@ -30,65 +31,106 @@ class ForageTask(ConfigModel):
     """Rooms in which a mine gives ore, an altar turns one ore into one heart, and a heart is the reward."""
 
     name: Literal["forage"]
+    """Which task this is."""
     max_steps: Positive
+    """Steps of an episode."""
     rooms: Positive
+    """Rooms side by side; each is a world of its own."""
     agents_per_room: Positive
-    room_size: Positive  # cells, inside the walls
-    mines: Positive  # per room
+    """Agents in each room."""
+    room_size: Positive
+    """Cells along a side, inside the walls."""
+    mines: Positive
+    """Mines per room; one gives ore to whoever moves onto it."""
     altars: Positive
-    ore_limit: Annotated[int, Field(gt=0, le=255)]  # ore that an agent can carry
+    """Altars per room; one turns an ore into a heart."""
+    ore_limit: Annotated[int, Field(gt=0, le=255)]
+    """Ore that an agent can carry."""
     heart_reward: float
-    ore_reward: float  # for the first ore in the inventory; taken back when it is spent
-    window: Annotated[int, Field(ge=3, le=15)]  # cells; odd
+    """Reward for each heart."""
+    ore_reward: float
+    """Reward for the first ore in the inventory; taken back when it is spent."""
+    window: Annotated[int, Field(ge=3, le=15)]
+    """Cells along a side of what an agent sees; odd."""
     num_tokens: Positive
+    """Tokens of an observation; further ones are lost."""
     features: FeatureOverrides
+    """What the policy is told about token features, by name or pattern; a later entry wins."""
 
 
 class ConverterConfig(ConfigModel):
     """An object that turns its input into one product after `cooldown` ticks, and holds `max_output` products."""
 
-    count: Count  # per room
+    count: Count
+    """How many per room."""
     cooldown: Count
+    """Ticks between input and product."""
     max_output: Annotated[int, Field(gt=0, le=255)]
-    input_amount: Count  # units of input that one product takes
+    """Products that it holds at most."""
+    input_amount: Count
+    """Units of input that one product takes."""
 
 
 class ArenaTask(ConfigModel):
     """The original's arena/basic_easy_shaped (reference 16), rebuilt from MettaGrid handlers."""
 
     name: Literal["arena"]
+    """Which task this is."""
     max_steps: Positive
+    """Steps of an episode."""
     rooms: Positive
+    """Rooms side by side."""
     agents_per_room: Positive
+    """Agents in each room."""
     room_size: Positive
+    """Cells along a side of a room."""
     border: Count
-    walls: Count  # per room
+    """Cells of wall around the map."""
+    walls: Count
+    """Random walls per room."""
     blocks: Count
+    """Random blocks per room; walls, too."""
     mine: ConverterConfig
     generator: ConverterConfig
     altar: ConverterConfig
     default_limit: Annotated[int, Field(gt=0, le=255)]
+    """Units of a resource that an agent can carry."""
     heart_limit: Annotated[int, Field(gt=0, le=255)]
-    rewards: dict[str, float]  # by resource, for the first unit held; hearts have no such limit
+    """Hearts that an agent can carry."""
+    rewards: dict[str, float]
+    """By resource, for the first unit held; hearts have no such limit."""
     heart_reward: float
+    """Reward for each heart."""
     window: Annotated[int, Field(ge=3, le=15)]
+    """Cells along a side of what an agent sees; odd."""
     num_tokens: Positive
+    """Tokens of an observation; further ones are lost."""
     features: FeatureOverrides
+    """What the policy is told about token features, by name or pattern; a later entry wins."""
 
 
 class MettaGridEnvConfig(ConfigModel):
     """A MettaGrid game: one of our tasks, or any MettaGrid config from a file."""
 
     type: Literal["mettagrid"]
-    config: str | None  # path of a MettaGrid config, YAML or JSON; takes the place of `task`
+    """Which kind of environment this is; the other keys depend on it."""
+    config: str | None
+    """Path of a MettaGrid config, YAML or JSON; takes the place of task."""
     task: Annotated[ForageTask | ArenaTask, Field(discriminator="name")] | None
-    max_steps: Positive | None  # null: what the task or file says
+    max_steps: Positive | None
+    """Steps of an episode; null = what the task or file says."""
     time_limit: Literal["truncation", "termination"]
-    desync_episodes: bool  # the first episode of each env ends at a random step
-    features: FeatureOverrides  # on top of the task's own
-    start_timeout: Seconds  # a worker process must be ready within this time
-    step_timeout: Seconds  # and must answer a step or reset within this one
-    restart_budget: Count  # workers that may fail and be started again in one process's training
+    """What max_steps is: a truncation (the future still counts) or a termination."""
+    desync_episodes: bool
+    """The first episode of each env ends at a random step, so that resets are spread over time."""
+    features: FeatureOverrides
+    """As in a task, on top of the task's own."""
+    start_timeout: Seconds
+    """Seconds in which a worker process must be ready."""
+    step_timeout: Seconds
+    """Seconds in which it must answer a step or reset."""
+    restart_budget: Count
+    """Workers that may fail and be started again; 0 = save and stop (exit code 6)."""
 
     @model_validator(mode="after")
     def _has_a_game(self) -> Self:
@@ -106,13 +148,21 @@ class GymnasiumEnvConfig(ConfigModel):
     """A single-agent Gymnasium environment with Box observations and Discrete actions."""
 
     type: Literal["gymnasium"]
-    id: str  # as in `gymnasium.make`; "package.module:Name-v0" imports the package first
+    """Which kind of environment this is; the other keys depend on it."""
+    id: str
+    """As in `gymnasium.make`; "package.module:Name-v0" imports the package first."""
     kwargs: dict[str, JsonValue]
-    max_steps: Positive | None  # time limit; null: the environment's own
+    """Further arguments of `gymnasium.make`."""
+    max_steps: Positive | None
+    """Time limit, a truncation; null = the environment's own."""
     desync_episodes: bool
+    """The first episode of each env ends at a random step, so that resets are spread over time."""
     start_timeout: Seconds
+    """Seconds in which a worker process must be ready."""
     step_timeout: Seconds
+    """Seconds in which it must answer a step or reset."""
     restart_budget: Count
+    """Workers that may fail and be started again; 0 = save and stop (exit code 6)."""
 
 
 EnvConfig = Annotated[MettaGridEnvConfig | GymnasiumEnvConfig, Field(discriminator="type")]

@@ -23,8 +23,11 @@ class SourceConfig(ConfigModel):
     """
 
     name: str
+    """Component whose output is read."""
     slice: Annotated[list[int], Field(min_length=2, max_length=2)] | None = None
+    """[start, end]: a part of it; null = all."""
     dim: Annotated[int, Field(ge=1)] | None = None
+    """Dimension that is sliced; 1 = the first one behind the rows."""
 
 
 class ComponentConfig(ConfigModel):
@@ -33,7 +36,9 @@ class ComponentConfig(ConfigModel):
     model_config = ConfigDict(extra="allow", serialize_by_alias=True)
 
     class_name: str = Field(alias="class")
+    """One of the classes below."""
     sources: list[str | SourceConfig] = Field(default_factory=list)
+    """Names of the components whose outputs it reads; observations and active_actions are inputs."""
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -44,8 +49,10 @@ class ComponentConfig(ConfigModel):
 class AgentConfig(ConfigModel):
     """A graph of components; the outputs of `value` and `action` are the policy's values and logits."""
 
-    clip_range: Annotated[float, Field(ge=0.0)]  # weights stay within +-clip_range * max|w at init|; 0 = off
-    analyze_weights_interval: Annotated[int, Field(ge=0)]  # epochs; 0 = never
+    clip_range: Annotated[float, Field(ge=0.0)]
+    """Weights stay within +-clip_range * max|w at init| * clip_scale; 0 = off."""
+    analyze_weights_interval: Annotated[int, Field(ge=0)]
+    """Epochs between reports of weights/<metric>/<component>; 0 = never."""
     components: dict[ComponentName, ComponentConfig]
 
 
@@ -55,8 +62,11 @@ class PyAgentConfig(ConfigModel):
     model_config = ConfigDict(extra="allow")
 
     agent_type: str
+    """The agent: a file in policies/py_agents/, or an entry point `metta_train.agents` of a package."""
     clip_range: Annotated[float, Field(ge=0.0)]
+    """Weights stay within +-clip_range * max|w at init|; 0 = off."""
     analyze_weights_interval: Annotated[int, Field(ge=0)]
+    """Epochs between reports of weights/<metric>/<layer>; 0 = never."""
 
     @property
     def options(self) -> Mapping[str, Any]:

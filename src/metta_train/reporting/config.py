@@ -23,13 +23,21 @@ class WandbConfig(ConfigModel):
     """
 
     mode: Literal["auto", "online", "offline", "off"]
+    """auto = online where a key for wandb is configured, else offline; off = no wandb at all."""
     project: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^/\\#?%:]+$")]
-    entity: str | None  # user or team; null = the default of the account
-    group: str | None  # null = the sweep in a multirun, else none
-    name: str | None  # null = the run name
+    """Project in which the run appears."""
+    entity: str | None
+    """User or team; null = the default of the account."""
+    group: str | None
+    """Group of the run; null = the sweep in a multirun, else none."""
+    name: str | None
+    """Title of the run; null = its name."""
     tags: tuple[str, ...]
+    """Tags of the run."""
     notes: str
+    """A longer description."""
     job_type: str
+    """Kind of job, for filters."""
 
     @field_validator("mode", mode="before")
     @classmethod

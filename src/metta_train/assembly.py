@@ -363,6 +363,7 @@ def _trainer(
         folder.paths.checkpoints,
         Retention.of(trainer.checkpoint),
         good=None if checkpoint is None else checkpoint.path,
+        records=(folder.paths.metrics,),
     )
 
     def save(kept: KeptState, last: bool) -> Path | None:

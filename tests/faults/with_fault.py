@@ -7,6 +7,7 @@ FAULT is `<what>:<number>`:
     bug:N           the N-th gradient step raises
     nan-gradient:N  the N-th gradient is NaN
     clock:SECONDS   time.time jumps by so much in the middle
+    record:FOLDER   nothing breaks; the order of all changes on the disk goes into FOLDER (recorded_disk.py)
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from tests.faults.recorded_disk import Recorder
 
 
 def main() -> int:
@@ -124,6 +127,24 @@ def clock(seconds: str) -> None:
     time.time = jumping
 
 
+def record(folder: str) -> None:
+    root = next(argument.removeprefix("data_dir=") for argument in sys.argv if argument.startswith("data_dir="))
+    recorder = Recorder(Path(folder), Path(root))
+    from metta_train.training.checkpoint_writer import CheckpointWriter
+
+    write = CheckpointWriter.write
+
+    def write_and_tell(self: CheckpointWriter, save: Callable[[Path], Path], *, last: bool) -> Path | None:
+        saved = write(self, save, last=last)
+        recorder.look()
+        if saved is not None:
+            recorder.tell("saved", name=saved.name)
+        return saved
+
+    CheckpointWriter.write = write_and_tell
+    recorder.install()
+
+
 FAULTS: dict[str, Callable[[str], None]] = {
     "die-at": die_at,
     "full-disk": full_disk,
@@ -131,6 +152,7 @@ FAULTS: dict[str, Callable[[str], None]] = {
     "bug": bug,
     "nan-gradient": nan_gradient,
     "clock": clock,
+    "record": record,
 }
 
 if __name__ == "__main__":

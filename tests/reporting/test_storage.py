@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from metta_train.reporting.storage import StorageError, replace_file, storage_errors, sync_folder, write_durably
+from metta_train.reporting import storage
+from metta_train.reporting.storage import (
+    StorageError,
+    make_folders,
+    replace_file,
+    storage_errors,
+    sync_file,
+    sync_folder,
+    write_durably,
+)
 
 
 @pytest.mark.parametrize(
@@ -51,3 +60,23 @@ def test_replace_file_makes_and_replaces(tmp_path: Path, durable: bool) -> None:
         replace_file(tmp_path / "a", content, durable=durable)
         assert (tmp_path / "a").read_bytes() == content
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_new_folders_are_synced_into_the_ones_above(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(storage, "sync_folder", synced.append)
+    make_folders(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    assert synced == [tmp_path / "a", tmp_path]
+    make_folders(tmp_path / "a" / "b")
+    assert len(synced) == 2
+
+
+def test_a_file_is_synced_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(storage, "sync_folder", synced.append)
+    (tmp_path / "a").touch()
+    sync_file(tmp_path / "a")
+    assert synced == [tmp_path]
+    with pytest.raises(StorageError, match="could not write"):
+        sync_file(tmp_path / "b")

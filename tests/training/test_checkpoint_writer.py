@@ -8,7 +8,7 @@ import pytest
 
 from metta_train.reporting.storage import StorageError
 from metta_train.specs.records import Progress
-from metta_train.training import checkpoints
+from metta_train.training import checkpoint_writer, checkpoints
 from metta_train.training.checkpoint_writer import BACKOFF, CheckpointWriter
 from metta_train.training.checkpoints import CheckpointState, checkpoint_folders
 from metta_train.training.retention import Retention
@@ -31,7 +31,7 @@ def saving(step: int, failures: int = 0) -> Callable[[Path], Path]:
 
 def a_writer(folder: Path, good: Path | None = None) -> tuple[CheckpointWriter, list[float]]:
     slept: list[float] = []
-    return CheckpointWriter(folder / "c", KEEP, good, slept.append), slept
+    return CheckpointWriter(folder / "c", KEEP, good, sleep=slept.append), slept
 
 
 def test_a_save_is_tried_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -96,3 +96,24 @@ def test_there_must_be_room_for_two(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(StorageError, match="the disk is full"):
         checkpoints.save(tmp_path / "c", {}, {}, CheckpointState(Progress(agent_step=1)))
     assert list((tmp_path / "c").iterdir()) == []
+
+
+def test_records_are_on_the_disk_before_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(checkpoint_writer, "sync_file", lambda path: told.append(path.name))
+    record = tmp_path / "metrics.jsonl"
+
+    def save(folder: Path) -> Path:
+        told.append("save")
+        return saving(1)(folder)
+
+    assert CheckpointWriter(tmp_path / "c", KEEP, None, [record]).write(save, last=True) is not None
+    assert told == ["metrics.jsonl", "save"]
+
+
+def test_a_record_that_the_disk_refuses_is_a_failed_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_writer, "BACKOFF", ())
+    missing = CheckpointWriter(tmp_path / "c", KEEP, None, [tmp_path / "missing.jsonl"])
+    with pytest.raises(StorageError, match=r"missing\.jsonl"):
+        missing.write(saving(1), last=False)
+    assert not (tmp_path / "c").exists()

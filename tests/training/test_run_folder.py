@@ -354,6 +354,14 @@ def test_a_free_name_is_the_first_that_nobody_has(tmp_path: Path) -> None:
         free_run_name(tmp_path, "../a")
 
 
+def test_files_that_a_dead_process_was_replacing_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for name in (".status.json.123.tmp", ".config.yaml.7.tmp", "notes.tmp", "status.json"):
+        (tmp_path / "a" / name).write_text("{")
+    with RunFolder.open(tmp_path, "a"):
+        assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["notes.tmp", "run.lock", "status.json"]
+
+
 def test_clear_leaves_the_lock_alone(tmp_path: Path) -> None:
     with RunFolder.open(tmp_path, "a") as folder:
         (folder.paths.checkpoints / "step-1").mkdir(parents=True)

@@ -41,6 +41,25 @@ def write_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def make_folders(path: Path) -> None:
+    """Make a folder and those above it where they are missing, and return when the disk has them."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync_folder(folder.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Put a file that others append to on the disk, and its name."""
+    with storage_errors("write", path):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        sync_folder(path.parent)
+
+
 def sync_folder(path: Path) -> None:
     """Put the folder's entries (new names, renames) on the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -48,6 +67,11 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def unfinished_replacements(path: Path) -> list[Path]:
+    """What processes left behind that died inside `replace_file`; also what a living one is writing right now."""
+    return sorted(path.parent.glob(f".{path.name}.*.tmp"))
 
 
 def replace_file(path: Path, content: bytes, *, durable: bool = True) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from metta_train.reporting.storage import StorageError
+from metta_train.reporting.storage import StorageError, sync_file
 from metta_train.training import checkpoints
 from metta_train.training.checkpoints import DamagedCheckpointError
 from metta_train.training.retention import Retention, prune
@@ -25,15 +25,23 @@ class CheckpointWriter:
         folder: of the checkpoints.
         retention: what stays.
         good: the checkpoint that the run continues from.
+        records: files that grow with the run; they are put on the disk first, so that a checkpoint never stands for
+            more epochs than they hold.
         sleep: waits between tries.
     """
 
     def __init__(
-        self, folder: Path, retention: Retention, good: Path | None, sleep: Callable[[float], None] = time.sleep
+        self,
+        folder: Path,
+        retention: Retention,
+        good: Path | None,
+        records: Sequence[Path] = (),
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._folder = folder
         self._retention = retention
         self._good = good
+        self._records = records
         self._sleep = sleep
         self._failed = 0
 
@@ -72,6 +80,8 @@ class CheckpointWriter:
     def _repeated(self, save: Callable[[Path], Path]) -> Path:
         for seconds in (*BACKOFF, None):
             try:
+                for file in self._records:
+                    sync_file(file)
                 path = save(self._folder)
                 checkpoints.verify(path)
                 return path

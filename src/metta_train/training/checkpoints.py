@@ -128,7 +128,9 @@ def save(folder: Path, model: Mapping[str, Tensor], optimizer: Mapping[str, Tens
     contents = render(model, optimizer, state)
     target = folder / _folder_name(state.progress.agent_step)
     with storage_errors("write the checkpoint", target):
-        folder.mkdir(exist_ok=True)  # not its parents: a run folder that somebody removed does not come back
+        if not folder.exists():
+            folder.mkdir(exist_ok=True)  # not its parents: a run folder that somebody removed does not come back
+            sync_folder(folder.parent)
         if target.exists() and _holds(target, contents):
             return target
         _check_space(folder, sum(len(content) for content in contents.values()))

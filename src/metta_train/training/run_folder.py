@@ -36,7 +36,7 @@ from pydantic import Field, ValidationError
 from yaml.composer import ComposerError
 
 from metta_train.reporting.redaction import redact_argv, redact_config
-from metta_train.reporting.storage import replace_file, storage_errors
+from metta_train.reporting.storage import make_folders, replace_file, storage_errors, unfinished_replacements
 from metta_train.specs.config_model import ConfigModel
 
 MAX_NAME_PARTS = 3
@@ -210,9 +210,18 @@ class RunFolder:
         paths = RunPaths.locate(data_dir, run)
         _refuse_nesting(paths)
         with storage_errors("make the run folder", paths.folder):
-            paths.folder.mkdir(parents=True, exist_ok=True)
+            make_folders(paths.folder)
         with storage_errors("lock the run folder", paths.folder):
-            return cls(paths, _lock(paths))
+            folder = cls(paths, _lock(paths))
+        folder.remove_unfinished()
+        return folder
+
+    def remove_unfinished(self) -> None:
+        """Clean up after a process that died while it replaced a file."""
+        with storage_errors("clean up", self.paths.folder):
+            for path in (self.paths.config, self.paths.status):
+                for left in unfinished_replacements(path):
+                    left.unlink()
 
     def clear(self) -> None:
         """Delete everything but the lock: the run starts from nothing."""

@@ -23,10 +23,11 @@ from metta_train.policies.uniform import UniformPolicy
 from metta_train.policies.weights import WeightAnchors
 from metta_train.reporting.console import stderr_console
 from metta_train.reporting.next_commands import continue_commands
-from metta_train.reporting.reporter import RunHeader, RunOutcome
+from metta_train.reporting.reporter import Reporters, RunHeader, RunOutcome
 from metta_train.reporting.run_logging import run_logging
 from metta_train.reporting.run_reporting import RunReporting, build_reporting
 from metta_train.reporting.storage import StorageError
+from metta_train.reporting.tensorboard import require_tensorboard
 from metta_train.run_config import RunConfig
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.random_streams import derived_seed
@@ -36,11 +37,13 @@ from metta_train.training.allocator import keep_freed_memory
 from metta_train.training.batching import BatchPlan, MemoryExhaustedError, plan_batches
 from metta_train.training.checkpoint_writer import CheckpointWriter
 from metta_train.training.checkpoints import Checkpoint
-from metta_train.training.evaluation import evaluate
+from metta_train.training.evaluation import SEED as EVALUATION_SEED
+from metta_train.training.evaluation import EvaluationEnv, evaluate
 from metta_train.training.nonfinite import NonFiniteError
 from metta_train.training.optimizers import build_optimizer
 from metta_train.training.parity.same_network import check_same_network
 from metta_train.training.random_states import seed_global_generators
+from metta_train.training.recent_rewards import RecentRewards
 from metta_train.training.resources import choose_device, measure_resources
 from metta_train.training.retention import Retention
 from metta_train.training.rollout import RolloutCollector, RolloutStart, RowMemory
@@ -52,9 +55,11 @@ from metta_train.training.training_state import (
     KeptState,
     Standing,
     TrainingState,
+    copy_weights,
     data_seed_of,
     envs_of,
     memory_of,
+    recent_rewards_of,
     restore_weights,
     standing_of,
 )
@@ -80,6 +85,7 @@ class _Design:
     plan: BatchPlan
     policy: Policy
     schedules: Schedules
+    evaluation_envs: tuple[EvaluationEnv, ...]
 
 
 def build_policy(config: RunConfig, spec: EnvironmentSpec, seed: int | None = None) -> Policy:
@@ -134,7 +140,7 @@ def train(
         if checkpoint is not None:
             _check_kind_of_agent(design, read_config(folder.paths))
         changes = folder.adopt_config(config.plain(), resuming=checkpoint is not None)
-        folder.record_invocation(command)
+        folder.record_invocation(command, config.origin)
         if checkpoint is not None:
             logger.info("continuing from %s", checkpoint.path)
         for change in changes:
@@ -145,6 +151,7 @@ def train(
             config.wandb,
             wandb_run_id=None if checkpoint is None else checkpoint.state.wandb_run_id,
             upload_interval=config.trainer.checkpoint.wandb_checkpoint_interval,
+            tensorboard=config.tensorboard,
         )
         attempt = stack.enter_context(ExitStack())
         trainer = _trainer(design, folder, checkpoint, reporting, stop, attempt)
@@ -221,22 +228,20 @@ def _patience(error: BaseException) -> float | None:
 def random_policy_score(config: RunConfig, *, num_episodes: int) -> float:
     """Mean episode reward per agent of the uniform random policy on a run's environment."""
     spec = environment_spec(config.env)
-    with make_vector_env(
-        config.env, num_envs=num_episodes, num_workers=0, num_slices=1, seed=derived_seed(config.seed, "evaluation")
-    ) as env:
-        scores = evaluate(
-            UniformPolicy(spec),
-            env,
-            num_episodes=num_episodes,
-            device=torch.device("cpu"),
-            generator=torch.Generator().manual_seed(derived_seed(config.seed, "evaluation", SAMPLING)),
-            category=spec.name,
-            epoch=0,
-        )
+    scores = evaluate(
+        [EvaluationEnv(spec.name, config.env, UniformPolicy(spec))],
+        category=spec.name,
+        num_episodes=num_episodes,
+        seed=config.seed,
+        device=torch.device("cpu"),
+        epoch=0,
+    )
     return scores.score
 
 
 def _design(config: RunConfig) -> _Design:
+    if config.tensorboard:
+        require_tensorboard()
     device = choose_device(config.device)
     spec = environment_spec(config.env)
     plan = plan_batches(config.trainer, spec, measure_resources(device))
@@ -250,6 +255,7 @@ def _design(config: RunConfig) -> _Design:
         plan=plan,
         policy=policy,
         schedules=Schedules(trainer.hyperparameter_scheduler, trainer.optimizer, trainer.ppo),
+        evaluation_envs=_evaluation_envs(config, spec, policy),
     )
 
 
@@ -355,6 +361,9 @@ def _trainer(
         check=stop.check,
     )
 
+    # Told of an epoch before its checkpoint is written, like every reporter.
+    recent = RecentRewards(() if checkpoint is None else recent_rewards_of(checkpoint))
+
     def keep(standing: Standing) -> KeptState:
         env.mark()
         return state.keep(standing, collector.memory())
@@ -367,7 +376,9 @@ def _trainer(
     )
 
     def save(kept: KeptState, last: bool) -> Path | None:
-        return writer.write(lambda path: state.save(path, kept, env.snapshot(), reporting.wandb_run_id), last=last)
+        return writer.write(
+            lambda path: state.save(path, kept, env.snapshot(), reporting.wandb_run_id, recent.values), last=last
+        )
 
     return Trainer(
         plan=TrainingPlan(
@@ -396,7 +407,7 @@ def _trainer(
             check=stop.check_finishing,
         ),
         schedules=design.schedules,
-        reporters=reporting.reporters,
+        reporters=Reporters([reporting.reporters, recent]),
         keep=keep,
         save=save,
         evaluate=lambda epoch: _evaluate(design, epoch, stop),
@@ -431,23 +442,42 @@ def _rollout_start(design: _Design, env: ResumableVectorEnv, checkpoint: Checkpo
     return RolloutStart(restored.observations, memory_of(checkpoint, fresh, rows))
 
 
+def _evaluation_envs(config: RunConfig, spec: EnvironmentSpec, policy: Policy) -> tuple[EvaluationEnv, ...]:
+    """What an evaluation plays on. An environment that looks different has a policy of its own for the weights."""
+    if config.trainer.simulation.evaluate_interval == 0:
+        return ()
+    if config.suite is None:
+        return (EvaluationEnv(spec.name, config.env, policy),)
+    found = []
+    for name, env in config.suite.environments.items():
+        own = environment_spec(env)
+        same = (own.observation, own.actions) == (spec.observation, spec.actions)
+        player = policy if same else build_policy(config, own).to(policy.active_rows.device)
+        found.append(EvaluationEnv(name, env, player))
+        try:
+            copy_weights(policy, player)
+        except ValueError as error:
+            raise ValueError(
+                f"trainer.simulation.suite={config.trainer.simulation.suite}: its environment {name} cannot be played "
+                f"by a policy for {spec.name}: {error}"
+            ) from error
+    return tuple(found)
+
+
 def _evaluate(design: _Design, epoch: int, stop: StopRequest) -> EvaluationScores:
     config = design.config
-    episodes = config.trainer.simulation.num_episodes
-    # The same episodes every time, with the same sampling noise: scores differ by the weights alone.
-    with make_vector_env(
-        config.env, num_envs=episodes, num_workers=0, num_slices=1, seed=derived_seed(config.seed, "evaluation")
-    ) as env:
-        return evaluate(
-            design.policy,
-            env,
-            num_episodes=episodes,
-            device=design.device,
-            generator=_generator(config.seed, design.device, "evaluation"),
-            category=design.spec.name,
-            epoch=epoch,
-            check=stop.check_finishing,
-        )
+    simulation = config.trainer.simulation
+    for env in design.evaluation_envs:
+        copy_weights(design.policy, env.policy)
+    return evaluate(
+        design.evaluation_envs,
+        category=simulation.suite or design.spec.name,
+        num_episodes=simulation.num_episodes,
+        seed=EVALUATION_SEED if config.suite is None else config.suite.seed,
+        device=design.device,
+        epoch=epoch,
+        check=stop.check_finishing,
+    )
 
 
 def _header(design: _Design, folder: RunFolder, progress: Progress) -> RunHeader:

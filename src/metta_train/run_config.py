@@ -14,14 +14,18 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from metta_train.envs.config import EnvConfig
 from metta_train.policies.config import AgentConfig, PyAgentConfig
 from metta_train.reporting.config import WandbConfig
-from metta_train.specs.config_errors import ConfigError, describe, is_open, json_schema, key_path, shown
+from metta_train.specs.config_errors import ConfigError, describe, is_open, json_schema, key_path, shown, unknown_key
 from metta_train.specs.config_model import ConfigModel
+from metta_train.specs.config_origin import SHIPPED, ConfigOrigin
 from metta_train.training.config import TrainerConfig
 from metta_train.training.run_folder import validate_run_name
 from metta_train.training.schedules import Schedules
 
 # Floats hold every whole number up to here, so 1e6 on a command line can only mean 1000000.
 LARGEST_EXACT = 2**53
+
+# Fields of RunConfig that nobody writes into a configuration.
+NO_KEYS = frozenset({"agent_name", "origin", "suite"})
 
 
 def _name(value: object) -> object:
@@ -33,40 +37,61 @@ def _path(value: object) -> object:
     return Path(value) if isinstance(value, str) and value else value
 
 
+class EvaluationSuite(ConfigModel):
+    """What `trainer.simulation.suite` names, composed."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)]  # of maps and sampling
+    environments: dict[str, EnvConfig]
+
+
 class RunConfig(ConfigModel):
     """One run. Rooms receive their own part of it, never the whole."""
 
-    run: Annotated[str, BeforeValidator(_name)]  # folder under data_dir; the same name continues the run
-    restart: Literal["resume", "new", "overwrite"]  # what a run name does that is taken
+    run: Annotated[str, BeforeValidator(_name)]
+    """Name of the run and of its folder in data_dir; the same name continues it; null = made from agent, env and time.
+    """
+    restart: Literal["resume", "new", "overwrite"]
+    """What a name does that is taken: resume goes on, new takes <run>-2, -3, ..., overwrite deletes what is there."""
     data_dir: Annotated[Path, BeforeValidator(_path), Field(description="the path of a folder")]
+    """Where runs live; $DATA_DIR, else ./train_dir."""
     seed: Annotated[int, Field(ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")]
+    """Everything random follows from it: maps, initial weights, actions, minibatches."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda or cuda:<number>")]
+    """Where the network computes; auto = cuda where there is one."""
     torch_deterministic: bool
+    """Only deterministic operations: the same config gives the same bits."""
     agent: AgentConfig | None = None  # this one or py_agent
     py_agent: PyAgentConfig | None = None
     env: EnvConfig
     trainer: TrainerConfig
     wandb: WandbConfig
-    agent_name: Annotated[str, Field(exclude=True)]  # the choice, e.g. "agent=fast"; no key of the configuration
+    tensorboard: bool
+    """Event files for TensorBoard in <run>/tensorboard; needs the extra tensorboard."""
+    suite: EvaluationSuite | None = None  # composed; nobody writes it into a configuration
+    # No keys of the configuration:
+    agent_name: Annotated[str, Field(exclude=True)]  # the choice, e.g. "agent=fast"
+    origin: Annotated[ConfigOrigin, Field(exclude=True)] = SHIPPED
 
     @classmethod
-    def from_tree(cls, tree: Mapping[str, Any] | DictConfig, agent_name: str) -> Self:
+    def from_tree(cls, tree: Mapping[str, Any] | DictConfig, agent_name: str, origin: ConfigOrigin = SHIPPED) -> Self:
         """Validate a composed tree.
 
         Args:
             tree: the keys of `conf/train.yaml`; interpolations are resolved here.
             agent_name: what was chosen, for people.
+            origin: files of the user's own, to be recorded.
 
         Raises:
             ConfigError: one line: key, got, needed, nearest key.
         """
         values = plain_values(tree) if isinstance(tree, DictConfig) else dict(tree)
-        if "agent_name" in values:
-            raise ConfigError(f"agent_name={shown(values['agent_name'])}: unknown key; did you mean agent?")
+        schema = _command_line_schema()
+        for name in NO_KEYS & set(values):
+            raise ConfigError(f"{name}={shown(values[name])}: {unknown_key(name, schema['properties'])}")
         try:
-            return cls._validated({**values, "agent_name": agent_name})
+            return cls._validated({**values, "agent_name": agent_name, "origin": origin})
         except ValidationError as error:
-            raise ConfigError(describe(error, values, _command_line_schema())) from error
+            raise ConfigError(describe(error, values, schema)) from error
 
     @classmethod
     def _validated(cls, values: dict[str, Any]) -> Self:
@@ -107,7 +132,7 @@ class RunConfig(ConfigModel):
 
 def _command_line_schema() -> dict[str, Any]:
     schema = dict(json_schema(RunConfig))
-    schema["properties"] = {key: node for key, node in schema["properties"].items() if key != "agent_name"}
+    schema["properties"] = {key: node for key, node in schema["properties"].items() if key not in NO_KEYS}
     return schema
 
 

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from metta_train import load_config
 from metta_train.cli.compose import Composition, choice_of, generated_name, quoted
-from metta_train.cli.config_source import conf_folder
+from metta_train.cli.config_source import ConfigSource, conf_folder
 from metta_train.policies.config import AgentConfig, PyAgentConfig
 from metta_train.specs.config_errors import ConfigError
 from metta_train.training.run_folder import validate_run_name
@@ -103,7 +103,7 @@ def test_names_are_generated_once_per_run() -> None:
 @given(agent=st.text(min_size=1), env=st.text())
 def test_generated_names_are_valid(agent: str, env: str) -> None:
     choices = {"agent": agent, "env": env, "py_agent": "none"}
-    validate_run_name(generated_name(Composition(OmegaConf.create(), choices)))
+    validate_run_name(generated_name(Composition(OmegaConf.create(), choices, ConfigSource(conf_folder()))))
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\n\r\x00$", exclude_categories=["Cs"])))

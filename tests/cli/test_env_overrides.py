@@ -10,7 +10,8 @@ import pytest
 from metta_train import load_config
 from metta_train.cli.compose import ConfigSource
 from metta_train.cli.config_source import conf_folder
-from metta_train.cli.env_overrides import load_suite, with_env_overrides
+from metta_train.cli.env_overrides import with_env_overrides
+from metta_train.cli.suites import load_suite
 from metta_train.specs.config_errors import ConfigError
 
 SOURCE = ConfigSource(conf_folder())

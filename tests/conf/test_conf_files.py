@@ -11,7 +11,7 @@ import yaml
 from metta_train import load_config
 from metta_train.cli.compose import ConfigSource
 from metta_train.cli.config_source import conf_folder
-from metta_train.cli.env_overrides import load_suite
+from metta_train.cli.suites import load_suite
 from metta_train.training.config import TrainerConfig
 
 CONF = conf_folder()

@@ -5,7 +5,14 @@ from dataclasses import replace
 import pytest
 
 from metta_train.reporting.metric_names import metrics_of
-from metta_train.specs.records import EvaluationScores, GradientStats, WeightMetrics
+from metta_train.specs.records import (
+    EnvironmentScores,
+    Estimate,
+    EvaluationScores,
+    GradientStats,
+    ScoreSummary,
+    WeightMetrics,
+)
 from tests.fakes.epoch_records import episode, epoch_record
 
 ALWAYS = {
@@ -111,6 +118,7 @@ def test_what_is_measured_now_and_then_appears_when_measured() -> None:
         "grad/norm": 0.3,
         "overview/forage_score": 0.7,
         "eval_forage/score": 0.7,
+        "eval_forage/episodes": 8.0,
         "weights/weight_norm/critic_1": 3.0,
         "weights/mean_sv/critic_1": 0.5,
         "weights/largest_sv/critic_1": 1.0,
@@ -124,3 +132,38 @@ def test_an_epoch_that_took_no_time_divides_by_nothing() -> None:
     metrics = metrics_of(epoch_record(seconds=0.0))
     assert metrics["overview/sps"] == 0.0
     assert metrics["timing_per_epoch/frac/_train"] == 0.0
+
+
+def environment_scores(environment: str, mean: float) -> EnvironmentScores:
+    value = Estimate(mean, mean - 1, mean + 1)
+    told = ScoreSummary(4, value, replace(value, value=mean + 0.5), replace(value, value=mean + 0.25), 1.0, 0.0, 9.0)
+    return EnvironmentScores(environment, told, mean_length=30.0)
+
+
+def test_an_evaluation_has_its_intervals_in_the_epoch_that_was_evaluated() -> None:
+    alone = EvaluationScores("forage", 2.0, 4, epoch=3, environments=(environment_scores("forage", 2.0),))
+    metrics = metrics_of(epoch_record(3, evaluation=alone))
+    assert {name: value for name, value in metrics.items() if name not in ALWAYS} == {
+        "overview/forage_score": 2.0,
+        "eval_forage/score": 2.0,
+        "eval_forage/episodes": 4.0,
+        "eval_forage/mean": 2.0,
+        "eval_forage/mean_low": 1.0,
+        "eval_forage/mean_high": 3.0,
+        "eval_forage/median": 2.5,
+        "eval_forage/median_low": 1.0,
+        "eval_forage/median_high": 3.0,
+        "eval_forage/iqm": 2.25,
+        "eval_forage/iqm_low": 1.0,
+        "eval_forage/iqm_high": 3.0,
+        "eval_forage/ep_lengths": 30.0,
+    }
+    later = metrics_of(epoch_record(4, evaluation=alone))
+    assert {name for name in later if "eval" in name} == {"eval_forage/score"}, "the score stays, the rest is past"
+
+
+def test_environments_of_a_suite_are_told_apart() -> None:
+    both = (environment_scores("easy", 2.0), environment_scores("hard", 1.0))
+    metrics = metrics_of(epoch_record(3, evaluation=EvaluationScores("forage", 1.5, 8, epoch=3, environments=both)))
+    assert metrics["eval_forage/score"] == 1.5
+    assert (metrics["eval_forage/easy/mean"], metrics["eval_forage/hard/iqm"]) == (2.0, 1.25)

@@ -5,11 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metta_train import load_config
+from metta_train.envs.build import environment_spec
 from metta_train.policies.policy import Policy
+from metta_train.policies.uniform import UniformPolicy
+from metta_train.reporting.statistics import summary
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.records import PolicyOutput
 from metta_train.specs.recurrent_state import RecurrentState
-from metta_train.training.evaluation import evaluate, play_episodes
+from metta_train.training.evaluation import EvaluationEnv, evaluate, play_episodes, play_fixed_set
 from tests.fakes.clock_env import ClockEnv
 
 CPU = torch.device("cpu")
@@ -60,15 +64,23 @@ def test_greedy_takes_the_most_probable_action_and_sampling_follows_its_generato
     assert sampled != actions(None) and sampled == actions(torch.Generator().manual_seed(5))
 
 
-def test_the_score_of_an_evaluation_is_the_mean() -> None:
-    env = ClockEnv([2, 4], [True, True])
+def test_an_evaluation_plays_the_fixed_set_of_every_environment_and_its_score_is_the_mean_of_their_means() -> None:
+    config = load_config(["agent=mlp", "env=gymnasium", "env.id=CartPole-v1"])
+    spec = environment_spec(config.env)
+    policy = UniformPolicy(spec)
+    short = config.env.model_copy(update={"max_steps": 10})
     scores = evaluate(
-        CountingPolicy(env.spec),
-        env,
-        num_episodes=4,
+        [EvaluationEnv("pole", config.env, policy), EvaluationEnv("short", short, policy)],
+        category="both",
+        num_episodes=5,
+        seed=3,
         device=CPU,
-        generator=torch.Generator().manual_seed(0),
-        category="clock",
         epoch=7,
     )
-    assert (scores.category, scores.score, scores.episodes, scores.epoch) == ("clock", 1.0, 4, 7)
+    assert (scores.category, scores.episodes, scores.epoch) == ("both", 10, 7)
+    played = play_fixed_set(policy, config.env, num_episodes=5, seed=3, greedy=False, device=CPU)
+    pole, cut = scores.environments
+    assert pole.environment == "pole" and pole.summary == summary([episode.reward for episode in played])
+    assert pole.mean_length == sum(episode.length for episode in played) / 5
+    assert cut.summary.largest == 10.0, "the environment with its own length"
+    assert scores.score == (pole.summary.mean.value + cut.summary.mean.value) / 2

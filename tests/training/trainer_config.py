@@ -62,7 +62,7 @@ def trainer_config(**changes: object) -> TrainerConfig:
             "keep_best": 1,
             "keep_every": 0,
         },
-        "simulation": {"evaluate_interval": 0, "num_episodes": 1},
+        "simulation": {"evaluate_interval": 0, "num_episodes": 1, "suite": None},
         "initial_policy": {"uri": None},
         "profiler": {"interval_epochs": 0},
     }

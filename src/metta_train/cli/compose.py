@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from metta_train.cli.config_source import CONFIG_NAME, conf_folder
+from metta_train.cli.config_source import ConfigSource, conf_folder
 from metta_train.cli.hydra_errors import Known, explain
-from metta_train.run_config import RunConfig, plain_values
+from metta_train.cli.search_path import OwnFolder, origin_of, shadowed, split_searchpath
+from metta_train.cli.suites import load_suite
+from metta_train.run_config import EvaluationSuite, RunConfig, plain_values
 from metta_train.specs.config_errors import ConfigError
+from metta_train.specs.config_origin import SHIPPED, ConfigOrigin
 from metta_train.training.run_folder import RunPaths
 
 NO_CHOICE = "none"
 
-
-@dataclass(frozen=True, slots=True)
-class ConfigSource:
-    """Where configurations come from."""
-
-    folder: Path  # holds the root configuration
-    name: str = CONFIG_NAME
-    extra_folder: Path | None = None  # groups of the user's own, as given by --config-dir
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,9 @@ class Composition:
 
     tree: DictConfig
     choices: Mapping[str, Any]  # group -> option
+    source: ConfigSource
+    origin: ConfigOrigin = SHIPPED
+    warnings: tuple[str, ...] = ()  # about files of the user's own that were passed over
 
     @property
     def agent_name(self) -> str:
@@ -63,17 +66,34 @@ def load_config(overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: a ValueError of one line: key, got, needed, nearest key.
     """
-    return run_config(compose(overrides, ConfigSource(conf_folder())))
+    composition = compose(overrides, ConfigSource(conf_folder()))
+    for warning in composition.warnings:
+        logger.warning("%s", warning)
+    return run_config(composition)
 
 
 def run_config(composition: Composition) -> RunConfig:
-    """Validate a composition; a run without a name gets one. Raises ConfigError."""
+    """Validate a composition; a run without a name gets one, a suite its environments. Raises ConfigError."""
+    config = _validated(composition)
+    simulation = config.trainer.simulation
+    if simulation.suite is None or simulation.evaluate_interval == 0:
+        return config
+    return config.model_copy(update={"suite": _suite(simulation.suite, composition.source)})
+
+
+def _validated(composition: Composition) -> RunConfig:
     tree = composition.tree
     if tree.get("run") is None:
         tree = tree.copy()
         with open_dict(tree):
             tree.run = generated_name(composition)
-    return RunConfig.from_tree(tree, composition.agent_name)
+    return RunConfig.from_tree(tree, composition.agent_name, composition.origin)
+
+
+def _suite(name: str, source: ConfigSource) -> EvaluationSuite:
+    suite = load_suite(name, source, key="trainer.simulation.suite=")
+    environments = {title: _validated(compose(wanted, source)).env for title, wanted in suite.environments.items()}
+    return EvaluationSuite(seed=suite.seed, environments=environments)
 
 
 def generated_name(composition: Composition) -> str:
@@ -90,14 +110,21 @@ def compose(overrides: Sequence[str], source: ConfigSource) -> Composition:
     Raises:
         ConfigError: an override or group that does not exist, is malformed, or contradicts another one.
     """
-    extra = [] if source.extra_folder is None else [f"hydra.searchpath=[{quoted(f'file://{source.extra_folder}')}]"]
-    with _hydra_at(source.folder):
+    overrides, searchpath = split_searchpath(overrides)
+    source = replace(source, searchpath=searchpath or source.searchpath)
+    own = source.own_folders()
+    with _hydra_at(source.folder, own):
         _refuse_lists(overrides, GlobalHydra.instance().config_loader().list_groups(""))
         _refuse_two_agents(overrides)
         try:
-            return _composed(source.name, [*extra, *overrides])
+            composed = _composed(source, overrides)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise ConfigError(explain(error, overrides, _known(source.name, overrides))) from error
+            raise ConfigError(explain(error, overrides, _known(source, overrides))) from error
+    return replace(
+        composed,
+        origin=origin_of(composed.choices, source.folder, own),
+        warnings=shadowed(composed.choices, source.folder, own),
+    )
 
 
 def located(data_dir: Path, run: str) -> Path:
@@ -125,23 +152,28 @@ def choice_of(group: str, overrides: Sequence[str]) -> str | None:
 
 
 @contextmanager
-def _hydra_at(folder: Path) -> Iterator[None]:
+def _hydra_at(folder: Path, own: Sequence[OwnFolder]) -> Iterator[None]:
     """Hydra's one global instance, for us; whoever had it before gets it back."""
     before = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(folder), job_name="metta-train", version_base="1.3"):
+            search_path = create_config_search_path(str(folder))
+            for added in own:
+                search_path.prepend("own", f"file://{added.folder}", anchor=SearchPathQuery("schema", None))
+            GlobalHydra.instance().clear()
+            Hydra.create_main_hydra2(task_name="metta-train", config_search_path=search_path)
             yield
     finally:
         GlobalHydra.instance().hydra = before  # by now another instance: Hydra replaces it
 
 
-def _composed(name: str, overrides: Sequence[str]) -> Composition:
-    tree = hydra_compose(name, list(overrides), return_hydra_config=True)
+def _composed(source: ConfigSource, overrides: Sequence[str]) -> Composition:
+    tree = hydra_compose(source.name, list(overrides), return_hydra_config=True)
     choices = dict(tree.hydra.runtime.choices)
     with open_dict(tree):
         del tree["hydra"]
-    return Composition(tree, choices)
+    return Composition(tree, choices, source)
 
 
 def _refuse_lists(overrides: Sequence[str], groups: Sequence[str]) -> None:
@@ -158,7 +190,7 @@ def _refuse_two_agents(overrides: Sequence[str]) -> None:
         raise ConfigError(f"agent={agent} py_agent={py_agent}: both name the policy; leave one of them out")
 
 
-def _known(name: str, overrides: Sequence[str]) -> Known:
+def _known(source: ConfigSource, overrides: Sequence[str]) -> Known:
     """What suggestions are made from: all groups, and the tree of those choices that exist."""
     loader = GlobalHydra.instance().config_loader()
     groups = {group: loader.get_group_options(group) for group in loader.list_groups("") if group != "hydra"}
@@ -166,7 +198,7 @@ def _known(name: str, overrides: Sequence[str]) -> Known:
     valid = [f"{group}={option}" for group, option in chosen.items() if option in groups[group]]
     for attempt in (valid, []):
         try:
-            composition = _composed(name, attempt)
+            composition = _composed(source, attempt)
         except (HydraException, OmegaConfBaseException, ValueError):
             continue
         tree = OmegaConf.to_container(composition.tree, resolve=False)

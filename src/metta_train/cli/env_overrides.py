@@ -4,34 +4,21 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from pydantic import Field, ValidationError
 
 from metta_train.cli.compose import ConfigSource, compose, resolved, run_config
 from metta_train.cli.hydra_errors import malformed
+from metta_train.cli.suites import refuse_other_keys
 from metta_train.run_config import RunConfig, takes_new_keys
-from metta_train.specs.config_errors import ConfigError, describe, dotted_keys, json_schema, nearest_choice, unknown_key
-from metta_train.specs.config_model import ConfigModel
+from metta_train.specs.config_errors import ConfigError, dotted_keys, unknown_key
 
 ENV_TYPES = ("mettagrid", "gymnasium")  # each has a file of this name in conf/env/ with all its keys
 
-_SUITES = "eval"
 _TAKEN = ("agent", "py_agent", "env", "device", "seed")  # of a saved configuration
-_MAX_SUITE_BYTES = 1 << 20
-
-
-class Suite(ConfigModel):
-    """A fixed set of environments to evaluate on; the schema of `conf/eval/`."""
-
-    episodes: Annotated[int, Field(gt=0)]  # of each environment
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
-    environments: Annotated[dict[str, list[str]], Field(min_length=1)]  # name -> overrides
 
 
 def with_env_overrides(saved: Mapping[str, Any], overrides: Sequence[str], source: ConfigSource, run: str) -> RunConfig:
@@ -62,49 +49,11 @@ def with_env_overrides(saved: Mapping[str, Any], overrides: Sequence[str], sourc
     return RunConfig.from_tree(values, run)
 
 
-def refuse_other_keys(overrides: Sequence[str]) -> None:
-    """Only the environment of an evaluation can be chosen. Raises ConfigError."""
-    for override in overrides:
-        if override.lstrip("+~").partition("=")[0].partition(".")[0] != "env":
-            raise ConfigError(
-                f"{override}: an evaluation changes the environment alone, with env=NAME or env.KEY=VALUE"
-            )
-
-
-def load_suite(name: str, source: ConfigSource) -> Suite:
-    """A suite by name, from the user's own folder or from `conf/eval/`. Raises ConfigError."""
-    folders = [folder / _SUITES for folder in (source.extra_folder, source.folder) if folder is not None]
-    known = sorted({file.stem for folder in folders if folder.is_dir() for file in folder.glob("*.yaml")})
-    if name not in known:
-        raise ConfigError(f"--suite {name}: needs one of {', '.join(known)}{nearest_choice(name, known)}")
-    file = next(f for f in (folder / f"{name}.yaml" for folder in folders) if f.is_file())
-    values = _read_yaml(file)
-    try:
-        suite = Suite.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{file}: {describe(error, values, json_schema(Suite))}") from error
-    for overrides in suite.environments.values():
-        refuse_other_keys(overrides)
-    return suite
-
-
 def _completed(env: Any, source: ConfigSource) -> Any:  # noqa: ANN401  # plain data, not yet validated
     kind = env.get("type") if isinstance(env, dict) else None
     if kind not in ENV_TYPES:
         return env  # validation tells what is wrong with it
     return {**resolved(compose([f"env={kind}"], source))["env"], **env}
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    if file.stat().st_size > _MAX_SUITE_BYTES:
-        raise ConfigError(f"{file}: larger than {_MAX_SUITE_BYTES} bytes; it is no suite")
-    try:
-        values = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: not readable as YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise ConfigError(f"{file}: holds no mapping")
-    return values
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

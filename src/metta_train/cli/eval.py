@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from metta_train.cli.arguments import Parser, add_data_dir, add_version, data_dir_of, reported
 from metta_train.cli.compose import ConfigSource, compose, run_config
 from metta_train.cli.config_source import conf_folder
-from metta_train.cli.env_overrides import load_suite, refuse_other_keys, with_env_overrides
+from metta_train.cli.env_overrides import with_env_overrides
 from metta_train.cli.exit_codes import CRASH, DONE, exit_code_of
+from metta_train.cli.suites import load_suite, refuse_other_keys
 from metta_train.reporting.evaluation_report import Evaluation, report
 from metta_train.reporting.results import plain, print_json, print_results, results_console
 from metta_train.run_config import RunConfig

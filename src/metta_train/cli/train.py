@@ -8,21 +8,26 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
 import hydra
 from hydra._internal.utils import get_args_parser
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig
 
-from metta_train.cli.compose import Composition, ConfigSource, compose, located, run_config
+from metta_train.cli.compose import Composition, ConfigSource, compose, located, quoted, run_config
 from metta_train.cli.config_source import CONFIG_NAME, conf_folder
-from metta_train.cli.exit_codes import CRASH, DONE, INTERRUPTED, PREEMPTED, exit_code_of, is_explained
+from metta_train.cli.exit_codes import CRASH, DONE, INTERRUPTED, exit_code_of, is_explained
+from metta_train.cli.help import show_help
+from metta_train.cli.search_path import HYDRA_KEY, split_searchpath
 from metta_train.cli.signals import stop_on_signals
 from metta_train.cli.sweep import Sweep, plan_sweep
+from metta_train.cli.sweep_job import SweepJob
+from metta_train.cli.sweep_report import finish_sweep
+from metta_train.cli.sweep_signals import stop_jobs_on_signals
 from metta_train.reporting.redaction import redact_message
 from metta_train.run_config import RunConfig
 from metta_train.specs.config_errors import ConfigError, nearest_choice
@@ -37,27 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _reported(lambda: _dispatch(arguments), arguments)
 
 
-class JobFailedError(Exception):
-    """A job of a sweep failed in another process, where it has said why.
-
-    Attributes:
-        code: its exit code.
-    """
-
-    def __init__(self, code: int) -> None:
-        super().__init__(code)
-        self.code = code
-
-
 def _dispatch(arguments: list[str]) -> int:
     if "--version" in arguments:
         print(f"{PROGRAM} {version(PROGRAM)}")
         return DONE
     options = _parse(arguments)
     source = _config_source(options)
+    if options.help:
+        show_help(options.overrides, source)
+        return DONE
     if options.shell_completion or options.hydra_help:
         return _hydra_main(arguments, source, _no_job)
-    if options.help or options.cfg or options.info:
+    if options.cfg or options.info:
         compose(options.overrides, source)  # says what is wrong with them in one line
         return _hydra_main(arguments, source, _no_job)
     if options.multirun:
@@ -67,6 +63,8 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _run(composition: Composition, command: Sequence[str]) -> int:
+    for warning in composition.warnings:
+        print(redact_message(warning, command), file=sys.stderr)
     config = run_config(composition)
     located(config.data_dir, config.run)
     return _train(config, command)
@@ -99,54 +97,30 @@ def _train(config: RunConfig, command: Sequence[str]) -> int:
 
 def _sweep(arguments: list[str], sweep: Sweep, source: ConfigSource) -> int:
     """One run for each combination of values; a failed job does not stop the others."""
-    codes: list[int] = []
-    main_process = os.getpid()
-
-    def job(tree: DictConfig) -> int:
-        settings = HydraConfig.get()
-        folder = Path(settings.runtime.output_dir)
-        overrides = [override for override in settings.overrides.task if not override.startswith("run=")]
-        code = _reported(
-            lambda: _run(_job_composition(tree, settings.runtime.choices, sweep, folder), [PROGRAM, *overrides]),
-            arguments=overrides,
-            prefix=f"job {settings.job.num} ({' '.join(overrides)}): ",
-        )
-        if code == INTERRUPTED:
-            raise KeyboardInterrupt
-        if code == PREEMPTED:
-            raise JobFailedError(code)  # no further job starts; the same command goes on with the one that was saved
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()  # Hydra made it for a run that was refused
-        if os.getpid() != main_process and code != DONE:
-            raise JobFailedError(code)
-        codes.append(code)
-        return code
-
+    for warning in sweep.warnings:
+        print(redact_message(warning, arguments), file=sys.stderr)
+    launcher_error = None
     try:
-        _hydra_main([*arguments, *sweep.overrides], source, job)
-    except JobFailedError as error:
-        if error.code == PREEMPTED:
-            return PREEMPTED
-        codes.append(error.code)
+        with nullcontext() if sweep.in_process else stop_jobs_on_signals(sweep):
+            _hydra_main([*arguments, *sweep.overrides], source, SweepJob(sweep, source, _train_job))
     except HydraException as error:  # what only the launcher or the sweeper can know
         raise ConfigError(str(error).splitlines()[0]) from error
-    failed = [code for code in codes if code != DONE]
-    return failed[0] if failed else DONE
+    except RuntimeError as error:  # a launcher whose process was killed
+        launcher_error = (str(error) or type(error).__name__).splitlines()[0]
+    return finish_sweep(sweep, arguments, launcher_error)
 
 
-def _job_composition(tree: DictConfig, choices: Mapping[str, object], sweep: Sweep, folder: Path) -> Composition:
-    tree = tree.copy()
-    with open_dict(tree):
-        tree.run = str(folder.relative_to(sweep.data_dir))
-        if tree.wandb.group is None:
-            tree.wandb.group = sweep.name
-    return Composition(tree, dict(choices))
+def _train_job(config: RunConfig, command: Sequence[str]) -> int:
+    return _train(config, command)
 
 
 # ----- the edges: arguments, Hydra, and what the user sees of an error
 
 
 def _hydra_main(arguments: list[str], source: ConfigSource, job: Callable[[DictConfig], object]) -> int:
+    arguments, _ = split_searchpath(arguments)
+    if own := source.own_folders():
+        arguments.append(f"{HYDRA_KEY}=[{','.join(quoted(f'file://{added.folder}') for added in own)}]")
     before, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     sys.argv = [*sys.argv[:1], *arguments]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises its errors instead of printing and exiting
@@ -192,32 +166,31 @@ def _config_source(options: argparse.Namespace) -> ConfigSource:
         folder=paths.get("--config-path", conf_folder()),
         name=options.config_name or CONFIG_NAME,
         extra_folder=paths.get("--config-dir"),
+        searchpath=split_searchpath(options.overrides)[1],
     )
 
 
 def _refuse_hydra_settings(overrides: Sequence[str]) -> None:
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
-        if key.startswith(("hydra.", "hydra/")) and key != "hydra.searchpath":
+        if key.startswith(("hydra.", "hydra/")) and key != HYDRA_KEY:
             raise ConfigError(
                 f"{override}: Hydra's own settings are for sweeps (-m) and have no effect on a single run, "
                 "whose folder is <data_dir>/<run>"
             )
 
 
-def _reported(action: Callable[[], int], arguments: Sequence[str], prefix: str = "") -> int:
+def _reported(action: Callable[[], int], arguments: Sequence[str]) -> int:
     """Run it; an error becomes a line on standard error, and a traceback only when it is not the user's."""
     try:
         return action()
     except KeyboardInterrupt:
-        print(redact_message(f"{prefix}interrupted", arguments), file=sys.stderr)
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except JobFailedError:
-        raise
     except Exception as error:  # the edge of the process: whatever it is, it gets a code
         explained = is_explained(error)
         if not explained or os.environ.get("METTA_TRAIN_TRACEBACK"):
             traceback.print_exc()
         if explained:
-            print(redact_message(f"{prefix}{error}", arguments), file=sys.stderr)
+            print(redact_message(str(error), arguments), file=sys.stderr)
         return exit_code_of(error)

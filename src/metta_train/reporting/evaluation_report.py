@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metta_train.reporting.run_view import duration, number
-from metta_train.reporting.statistics import Estimate, ScoreSummary, summary
-from metta_train.specs.records import EpisodeRecord
+from metta_train.reporting.statistics import summary
+from metta_train.specs.records import EpisodeRecord, Estimate, ScoreSummary
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from metta_train.specs.records import EpisodeRecord, EpochRecord, EpochTiming, WeightMetrics
+from metta_train.specs.records import EpisodeRecord, EpochRecord, EpochTiming, EvaluationScores, WeightMetrics
 
 AGENT_STEP = "metric/agent_step"
 EPOCH = "metric/epoch"
@@ -48,8 +48,7 @@ def metrics_of(record: EpochRecord) -> dict[str, float]:
         metrics["grad/variance"] = record.gradients.variance
         metrics["grad/norm"] = record.gradients.norm
     if record.evaluation is not None:
-        metrics[f"overview/{record.evaluation.category}_score"] = record.evaluation.score
-        metrics[f"eval_{record.evaluation.category}/score"] = record.evaluation.score
+        metrics |= _evaluation(record.evaluation, record.epoch)
     return metrics
 
 
@@ -167,6 +166,28 @@ def _weights(weights: WeightMetrics) -> dict[str, float]:
         "effective_rank": weights.effective_rank,
     }
     return {f"weights/{metric}/{weights.layer}": value for metric, value in values.items() if value is not None}
+
+
+def _evaluation(scores: EvaluationScores, epoch: int) -> dict[str, float]:
+    """The last score in every epoch, as the original has it; what lies behind it in the epoch that was evaluated.
+
+    `eval_forage/mean` where one environment is evaluated, `eval_<suite>/<environment>/mean` of a suite.
+    """
+    category = scores.category
+    metrics = {f"overview/{category}_score": scores.score, f"eval_{category}/score": scores.score}
+    if scores.epoch != epoch:
+        return metrics
+    metrics[f"eval_{category}/episodes"] = float(scores.episodes)
+    alone = [of_one.environment for of_one in scores.environments] == [category]
+    for of_one in scores.environments:
+        group = f"eval_{category}" if alone else f"eval_{category}/{of_one.environment}"
+        summary = of_one.summary
+        for name, estimate in (("mean", summary.mean), ("median", summary.median), ("iqm", summary.iqm)):
+            metrics[f"{group}/{name}"] = estimate.value
+            metrics[f"{group}/{name}_low"] = estimate.low
+            metrics[f"{group}/{name}_high"] = estimate.high
+        metrics[f"{group}/ep_lengths"] = of_one.mean_length
+    return metrics
 
 
 def _rate(amount: float, whole: float) -> float:

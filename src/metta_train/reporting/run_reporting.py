@@ -1,4 +1,4 @@
-"""Everything that hears of one run, put together: metrics file, terminal and wandb."""
+"""Everything that hears of one run, put together: metrics file, terminal, wandb and TensorBoard."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from metta_train.reporting.config import WandbConfig, resolved_mode
 from metta_train.reporting.console import console_reporter, stdout_console
 from metta_train.reporting.jsonl import JsonlReporter
 from metta_train.reporting.reporter import Reporter, Reporters
+from metta_train.reporting.tensorboard import FOLDER as TENSORBOARD_FOLDER
+from metta_train.reporting.tensorboard import TensorBoardReporter
 from metta_train.reporting.wandb_reporter import WandbReporter
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ def build_reporting(
     *,
     wandb_run_id: str | None = None,
     upload_interval: int = 0,
+    tensorboard: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> RunReporting:
     """The reporters of one run, not yet started.
@@ -53,6 +56,7 @@ def build_reporting(
         wandb: where and whether to report to wandb.
         wandb_run_id: of the checkpoint that the run goes on from.
         upload_interval: epochs between uploads of checkpoints to wandb; 0 = never.
+        tensorboard: also write event files, beside the metrics file.
         environ: environment variables.
     """
     reporters: list[Reporter] = [JsonlReporter(metrics_file)]
@@ -61,6 +65,8 @@ def build_reporting(
     if mode != "off":
         wandb_reporter = WandbReporter(wandb, mode=mode, run_id=wandb_run_id, upload_interval=upload_interval)
         reporters.append(wandb_reporter)
+    if tensorboard:
+        reporters.append(TensorBoardReporter(metrics_file.parent / TENSORBOARD_FOLDER))
     # Last: its summary is the last thing on the terminal, after any warning of the others.
     reporters.append(console_reporter(progress, stdout_console(), environ))
     return RunReporting(Reporters(reporters), wandb_reporter)

@@ -7,10 +7,11 @@ Agarwal et al., "Deep Reinforcement Learning at the Edge of the Statistical Prec
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from metta_train.specs.records import Estimate, ScoreSummary
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
@@ -18,28 +19,6 @@ _SEED = 0  # the same scores give the same interval
 _MAX_DRAWN = 1 << 22  # numbers drawn at a time: 32 MiB
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]  # [..., n] -> [...]
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A statistic and the ends of its confidence interval; both are the value itself for a single score."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class ScoreSummary:
-    """What a set of scores says; the order of the scores plays no role for the values."""
-
-    count: int
-    mean: Estimate
-    median: Estimate
-    iqm: Estimate
-    deviation: float  # standard deviation, unbiased; 0 for a single score
-    smallest: float
-    largest: float
 
 
 def mean(scores: NDArray[np.float64]) -> NDArray[np.float64]:

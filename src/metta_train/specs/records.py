@@ -139,13 +139,45 @@ class WeightMetrics:
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationScores:
-    """Result of one evaluation: mean episode reward per agent."""
+class Estimate:
+    """A statistic and the ends of its confidence interval; both are the value itself for a single score."""
 
-    category: str
-    score: float
-    episodes: int
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreSummary:
+    """What a set of scores says; the order of the scores plays no role for the values."""
+
+    count: int
+    mean: Estimate
+    median: Estimate
+    iqm: Estimate
+    deviation: float  # standard deviation, unbiased; 0 for a single score
+    smallest: float
+    largest: float
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentScores:
+    """Result of one evaluation on one environment; a score is the reward of an episode, mean over its agents."""
+
+    environment: str
+    summary: ScoreSummary
+    mean_length: float  # steps per episode
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationScores:
+    """Result of one evaluation."""
+
+    category: str  # name of the suite, or of the environment where there is none
+    score: float  # mean over the environments of the mean episode reward per agent
+    episodes: int  # in all
     epoch: int  # the epoch whose weights were evaluated
+    environments: tuple[EnvironmentScores, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class CheckpointInfo:
         modified: seconds since 1970; for people, no decision depends on it.
         epoch: epochs done; None when the small files are not readable.
         score: what checkpoints are compared by, larger is better; None when training stored none.
+        scored_by: what the score is: the name of a suite or environment that was evaluated, or "reward".
         agent: e.g. "agent=fast".
         environment: name of the environment.
         problem: why it cannot be used, as far as the small files show it.
@@ -33,6 +34,7 @@ class CheckpointInfo:
     modified: float
     epoch: int | None = None
     score: float | None = None
+    scored_by: str = "reward"
     agent: str = ""
     environment: str = ""
     problem: str | None = None

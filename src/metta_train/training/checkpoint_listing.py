@@ -6,10 +6,10 @@ Before a checkpoint is used, `training/checkpoints.py` hashes every byte of it.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol, TypeVar
 
 from pydantic import ConfigDict, Field, JsonValue, ValidationError
 
@@ -19,6 +19,7 @@ from metta_train.specs.config_model import ConfigModel
 from metta_train.specs.run_summary import CheckpointInfo
 
 LATEST, BEST = "latest", "best"
+BY_REWARD = "reward"  # a score that is no evaluation's, but the reward while training
 
 _FOLDER = re.compile(r"step-(\d{12})(\.corrupt-\d+)?")
 _MANIFEST, _STATE = "manifest.json", "state.json"
@@ -45,10 +46,37 @@ def newest_checkpoint(folder: Path) -> CheckpointInfo | None:
     return _info(paths[-1], "") if paths else None
 
 
+class Scored(Protocol):
+    """What decides which checkpoint is the best."""
+
+    @property
+    def agent_step(self) -> int: ...
+
+    @property
+    def score(self) -> float | None: ...
+
+    @property
+    def scored_by(self) -> str: ...
+
+
+ScoredT = TypeVar("ScoredT", bound=Scored)
+
+
+def by_score(saved: Iterable[ScoredT]) -> tuple[ScoredT, ...]:
+    """Those whose scores can be compared with the newest one, worst first; of equals the newer one is better.
+
+    An evaluation counts for more than rewards while training, and scores of another suite are another measure.
+    """
+    scored = sorted((one for one in saved if one.score is not None), key=lambda one: one.agent_step)
+    evaluated = [one for one in scored if one.scored_by != BY_REWARD]
+    measures = [one.scored_by for one in evaluated or scored]
+    return tuple(sorted((one for one in scored if one.scored_by == measures[-1]), key=lambda one: one.score or 0.0))
+
+
 def best_checkpoint(saved: Sequence[CheckpointInfo]) -> CheckpointInfo | None:
     """The one with the highest score, of equals the newest; None when none has a score."""
-    scored = [(info.score, info.agent_step, info) for info in saved if info.score is not None]
-    return max(scored, key=lambda entry: entry[:2])[2] if scored else None
+    compared = by_score(saved)
+    return compared[-1] if compared else None
 
 
 def select_checkpoint(run: str, saved: Sequence[CheckpointInfo], selector: str) -> CheckpointInfo:
@@ -123,12 +151,13 @@ def _info(path: Path, aside: str) -> CheckpointInfo:
     problem = "set aside as damaged" if aside else None
     if state is None:
         return replace(info, problem=problem or f"{_STATE} is missing or damaged")
-    score = state.metadata.get("score")
+    score, scored_by = state.metadata.get("score"), state.metadata.get("scored_by")
     return replace(
         info,
         problem=problem,
         epoch=state.progress.epoch,
         score=float(score) if isinstance(score, (int, float)) and not isinstance(score, bool) else None,
+        scored_by=scored_by if isinstance(scored_by, str) else BY_REWARD,
         agent=state.agent,
         environment=state.environment,
     )

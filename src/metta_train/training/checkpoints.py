@@ -38,6 +38,7 @@ from torch import Tensor
 from metta_train.reporting.storage import storage_errors, sync_folder, write_durably
 from metta_train.specs.config_model import ConfigModel
 from metta_train.specs.records import Progress
+from metta_train.training.checkpoint_listing import BY_REWARD
 
 FORMAT_VERSION = 1
 
@@ -212,6 +213,7 @@ class CheckpointSummary:
     epoch: int
     agent_step: int
     score: float | None  # larger is better
+    scored_by: str = BY_REWARD  # what the score is; two of different kinds are not compared
 
 
 def summary(path: Path) -> CheckpointSummary:
@@ -219,12 +221,13 @@ def summary(path: Path) -> CheckpointSummary:
     with storage_errors("read the checkpoint", path):
         manifest = _read_manifest(path)
         state = _parse_state(path, _read_verified(path, STATE_FILE, manifest.files[STATE_FILE]), {})
-    score = state.metadata.get("score")
+    score, scored_by = state.metadata.get("score"), state.metadata.get("scored_by")
     return CheckpointSummary(
         path=path,
         epoch=state.progress.epoch,
         agent_step=state.progress.agent_step,
         score=score if isinstance(score, float) else None,
+        scored_by=scored_by if isinstance(scored_by, str) else BY_REWARD,
     )
 
 

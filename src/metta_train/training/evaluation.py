@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,42 +11,71 @@ from metta_train.envs.build import make_vector_env
 from metta_train.envs.config import EnvConfig
 from metta_train.envs.vector import VectorEnv
 from metta_train.policies.policy import Policy
+from metta_train.reporting.statistics import summary
 from metta_train.specs.random_streams import derived_seed
-from metta_train.specs.records import EpisodeRecord, EvaluationScores
+from metta_train.specs.records import EnvironmentScores, EpisodeRecord, EvaluationScores
 
 # Episodes of a fixed set that are played side by side. Part of what such a set is: the episodes of one group share
 # their sampling noise, so another number would be another set of episodes.
 GROUP = 32
+SEED = 0  # of a fixed set whose seed nobody names
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationEnv:
+    """One environment of an evaluation, and the policy that plays on it: the trained one, or one of its weights."""
+
+    name: str
+    config: EnvConfig
+    policy: Policy
 
 
 def evaluate(
-    policy: Policy,
-    env: VectorEnv,
+    envs: Sequence[EvaluationEnv],
     *,
-    num_episodes: int,
-    device: torch.device,
-    generator: torch.Generator,
     category: str,
+    num_episodes: int,
+    seed: int,
+    device: torch.device,
     epoch: int,
     check: Callable[[], None] = lambda: None,
 ) -> EvaluationScores:
-    """Mean episode reward per agent, with sampled actions as in training.
+    """Play the fixed set of episodes in every environment, with sampled actions, as `metta-eval` does.
 
     Args:
-        policy: on `device`.
-        env: freshly made, with one slice; closed by the caller.
-        num_episodes: at least the number of env slots, a multiple of it.
-        device: where the policy lives.
-        generator: for sampling.
+        envs: at least one; policies on `device`.
         category: the name of what is evaluated, as it appears in metric names.
+        num_episodes: in each of them.
+        seed: of maps and sampling: the same every time, so that scores differ by the weights alone.
+        device: where the policies live.
         epoch: the epoch whose weights these are.
         check: called before every step; what it raises abandons the evaluation.
     """
-    episodes = play_episodes(
-        policy, env, num_episodes=num_episodes, device=device, generator=generator, check=lambda _: check()
+    scores = []
+    for env in envs:
+        episodes = play_fixed_set(
+            env.policy,
+            env.config,
+            num_episodes=num_episodes,
+            seed=seed,
+            greedy=False,
+            device=device,
+            told=lambda _: check(),
+        )
+        scores.append(
+            EnvironmentScores(
+                environment=env.name,
+                summary=summary([episode.reward for episode in episodes]),
+                mean_length=sum(episode.length for episode in episodes) / len(episodes),
+            )
+        )
+    return EvaluationScores(
+        category=category,
+        score=sum(of_one.summary.mean.value for of_one in scores) / len(scores),
+        episodes=num_episodes * len(scores),
+        epoch=epoch,
+        environments=tuple(scores),
     )
-    scores = [episode.reward for episode in episodes]
-    return EvaluationScores(category=category, score=sum(scores) / len(scores), episodes=len(scores), epoch=epoch)
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metta_train.training import checkpoints
+from metta_train.training.checkpoint_listing import by_score
 from metta_train.training.checkpoints import CheckpointSummary
 from metta_train.training.config import CheckpointConfig
 
@@ -30,11 +31,8 @@ class Retention:
         """Those of `saved` that may go, oldest first."""
         in_order = sorted(saved, key=lambda summary: summary.agent_step)
         kept = {summary.path for summary in in_order[-self.keep_last :]}
-        # Of equal scores the newer one is better: it has learned longer.
-        scored = [summary for summary in in_order if summary.score is not None]
-        scored.sort(key=lambda summary: (summary.score, summary.agent_step))
         if self.keep_best:
-            kept |= {summary.path for summary in scored[-self.keep_best :]}
+            kept |= {summary.path for summary in by_score(in_order)[-self.keep_best :]}
         if self.keep_every:
             kept |= {summary.path for summary in in_order if summary.epoch % self.keep_every == 0}
         return tuple(summary for summary in in_order if summary.path not in kept)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter, ValidationError
 from torch import Tensor
 
 from metta_train.envs.episode_log import VectorSnapshot
@@ -19,6 +20,7 @@ from metta_train.specs.random_streams import derived_seed
 from metta_train.specs.records import EvaluationScores, Progress
 from metta_train.specs.recurrent_state import RecurrentState
 from metta_train.training import checkpoints
+from metta_train.training.checkpoint_listing import BY_REWARD
 from metta_train.training.checkpoints import Checkpoint, CheckpointState
 from metta_train.training.optimizers import PolicyOptimizer
 from metta_train.training.random_states import global_random_states, restore_global_generators
@@ -28,6 +30,8 @@ _ANCHOR = "anchor/"
 _RESETS = "rows/resets"
 _ROW_STATE = "rows/state/"
 _ENVS = "envs/"
+
+_EVALUATION = TypeAdapter(EvaluationScores)
 
 logger = logging.getLogger(__name__)
 
@@ -101,7 +105,14 @@ class TrainingState:
         kept = self.keep(Standing(progress), RowMemory(none, RecurrentState(())))
         return checkpoints.render(kept.model, kept.optimizer, self._checkpoint_state(kept, {}, None))
 
-    def save(self, folder: Path, kept: KeptState, envs: VectorSnapshot, wandb_run_id: str | None) -> Path:
+    def save(
+        self,
+        folder: Path,
+        kept: KeptState,
+        envs: VectorSnapshot,
+        wandb_run_id: str | None,
+        recent_rewards: Sequence[float] = (),
+    ) -> Path:
         """Write a checkpoint; returns its folder. Raises as `checkpoints.save`."""
         tensors = {_RESETS: kept.memory.resets}
         tensors |= {f"{_ROW_STATE}{index}": tensor for index, tensor in enumerate(kept.memory.state.tensors)}
@@ -111,11 +122,15 @@ class TrainingState:
             f"{_ENVS}actions": torch.from_numpy(envs.actions),
             f"{_ENVS}digests": torch.from_numpy(envs.digests),
         }
-        state = self._checkpoint_state(kept, tensors, wandb_run_id)
+        state = self._checkpoint_state(kept, tensors, wandb_run_id, recent_rewards)
         return checkpoints.save(folder, kept.model, kept.optimizer, state)
 
     def _checkpoint_state(
-        self, kept: KeptState, tensors: Mapping[str, Tensor], wandb_run_id: str | None
+        self,
+        kept: KeptState,
+        tensors: Mapping[str, Tensor],
+        wandb_run_id: str | None,
+        recent_rewards: Sequence[float] = (),
     ) -> CheckpointState:
         return CheckpointState(
             progress=kept.standing.progress,
@@ -123,7 +138,7 @@ class TrainingState:
             agent=self.agent,
             environment=self.policy.spec.name,
             wandb_run_id=wandb_run_id,
-            metadata=_metadata(self, kept.standing),
+            metadata=_metadata(self, kept.standing, recent_rewards),
             random_states=kept.random_states,
             tensors={**tensors, **{f"{_ANCHOR}{name}": tensor for name, tensor in kept.anchors.items()}},
         )
@@ -167,14 +182,20 @@ def standing_of(checkpoint: Checkpoint) -> Standing:
     """Where the loop stood."""
     state = checkpoint.state
     metadata = state.metadata
-    scores = metadata.get("evaluation")
     saved_epoch, reward = metadata.get("latest_saved_epoch"), metadata.get("reward")
     return Standing(
         progress=state.progress,
-        evaluation=_evaluation_of(scores) if isinstance(scores, dict) else None,
+        evaluation=_evaluation_of(metadata.get("evaluation")),
         latest_saved_epoch=saved_epoch if isinstance(saved_epoch, int) else state.progress.epoch,
         reward=reward if isinstance(reward, float) else None,
     )
+
+
+def recent_rewards_of(checkpoint: Checkpoint) -> tuple[float, ...]:
+    """What `RecentRewards` goes on from."""
+    metadata = checkpoint.state.metadata
+    saved = metadata.get("recent_rewards", [metadata.get("reward")])
+    return tuple(reward for reward in saved if isinstance(reward, float)) if isinstance(saved, list) else ()
 
 
 def data_seed_of(checkpoint: Checkpoint) -> int | None:
@@ -221,40 +242,40 @@ def _copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in tensors.items()}
 
 
-def _metadata(state: TrainingState, standing: Standing) -> dict[str, JsonValue]:
+def _metadata(state: TrainingState, standing: Standing, recent_rewards: Sequence[float]) -> dict[str, JsonValue]:
+    score, scored_by = _score(standing, recent_rewards)
     metadata: dict[str, JsonValue] = {
         "seed": state.seed,
         "latest_saved_epoch": standing.latest_saved_epoch,
         "reward": standing.reward,
-        "score": _score(standing),
+        "recent_rewards": list(recent_rewards),
+        "score": score,
+        "scored_by": scored_by,
     }
     if state.data_seed is not None:
         metadata["data_seed"] = state.data_seed
     scores = standing.evaluation
     if scores is not None:
-        metadata["evaluation"] = {
-            "category": scores.category,
-            "score": scores.score,
-            "episodes": scores.episodes,
-            "epoch": scores.epoch,
-        }
+        metadata["evaluation"] = _EVALUATION.dump_python(scores, mode="json")
         metadata[f"eval_{scores.category}/score"] = scores.score
     return metadata
 
 
-def _score(standing: Standing) -> float | None:
-    """What checkpoints are compared by: evaluation, or reward in a run that does not evaluate."""
+def _score(standing: Standing, recent_rewards: Sequence[float]) -> tuple[float | None, str | None]:
+    """What checkpoints are compared by, and what it is: evaluation, or reward in a run that does not evaluate."""
     scores = standing.evaluation
     if scores is None:
-        return standing.reward
-    return scores.score if scores.epoch == standing.progress.epoch else None
+        smoothed = sum(recent_rewards) / len(recent_rewards) if recent_rewards else standing.reward
+        return smoothed, None if smoothed is None else BY_REWARD
+    if scores.epoch != standing.progress.epoch:
+        return None, None
+    alone = [of_one.environment for of_one in scores.environments] in ([], [scores.category])
+    return scores.score, f"{'environment' if alone else 'suite'} {scores.category}"
 
 
-def _evaluation_of(saved: Mapping[str, JsonValue]) -> EvaluationScores | None:
-    category, score = saved.get("category"), saved.get("score")
-    episodes, epoch = saved.get("episodes"), saved.get("epoch")
-    if isinstance(category, str) and isinstance(score, float) and isinstance(episodes, int) and isinstance(epoch, int):
-        return EvaluationScores(category=category, score=score, episodes=episodes, epoch=epoch)
+def _evaluation_of(saved: JsonValue) -> EvaluationScores | None:
+    with suppress(ValidationError):
+        return _EVALUATION.validate_python(saved)
     return None
 
 
@@ -267,12 +288,33 @@ def restore_weights(policy: Policy, checkpoint: Checkpoint) -> None:
     own = policy.state_dict()
     differences = _differences(own, checkpoint.model)
     if differences:
-        listed = "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
-        raise ValueError(f"{checkpoint.path} does not fit this agent and environment: {listed}")
+        raise ValueError(f"{checkpoint.path} does not fit this agent and environment: {_listed(differences)}")
     policy.restore_action_names(checkpoint.state.action_names)
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(checkpoint.model[name])
+
+
+def copy_weights(source: Policy, target: Policy) -> None:
+    """Give `target`, built for another environment, the weights of `source`; nothing to do for the same policy.
+
+    Raises:
+        ValueError: parameters that one of them lacks, or has in another shape.
+    """
+    if source is target:
+        return
+    own, given = target.state_dict(), source.state_dict()
+    differences = _differences(own, given)
+    if differences:
+        raise ValueError(_listed(differences))
+    target.restore_action_names(source.action_names)
+    with torch.no_grad():
+        for name, tensor in own.items():
+            tensor.copy_(given[name])
+
+
+def _listed(differences: list[str]) -> str:
+    return "; ".join(differences[:5]) + (f"; and {len(differences) - 5} more" if len(differences) > 5 else "")
 
 
 def _differences(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> list[str]:

@@ -43,6 +43,14 @@ def json_schema(model: type[BaseModel]) -> Schema:
     return model.model_json_schema(by_alias=True)
 
 
+def needs_in_words(node: Schema, schema: Schema) -> str:
+    """What a node of the schema accepts: "a whole number greater than 0 or auto"."""
+    leaves = _expanded(node, None, schema.get("$defs", {}))
+    groups = [leaf for leaf in leaves if leaf.get("type") == "object" and leaf.get("properties")]
+    words = ["keys of its own" if leaf in groups else _needs(leaf) for leaf in leaves]
+    return " or ".join(dict.fromkeys(words))
+
+
 def is_open(schema: Schema, path: Path, values: Mapping[str, Any]) -> bool:
     """Whether the mapping at `path` takes keys that the schema does not name."""
     return any(

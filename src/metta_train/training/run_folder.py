@@ -38,6 +38,7 @@ from yaml.composer import ComposerError
 from metta_train.reporting.redaction import redact_argv, redact_config
 from metta_train.reporting.storage import make_folders, replace_file, storage_errors, unfinished_replacements
 from metta_train.specs.config_model import ConfigModel
+from metta_train.specs.config_origin import SHIPPED, ConfigOrigin
 
 MAX_NAME_PARTS = 3
 MAX_CONFIG_BYTES = 4 << 20
@@ -248,11 +249,13 @@ class RunFolder:
     ) -> None:
         self.close()
 
-    def record_invocation(self, argv: Sequence[str]) -> None:
-        """Append one line: when, where, with which arguments (secrets removed) and which package versions."""
+    def record_invocation(self, argv: Sequence[str], origin: ConfigOrigin = SHIPPED) -> None:
+        """Append one line: when, where, with which arguments (secrets removed), files and package versions."""
         line = {
             "time": _now(),
             "argv": redact_argv(argv),
+            "config_search_path": list(origin.search_path),
+            "own_config_files": list(origin.own_files),
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "python": platform.python_version(),

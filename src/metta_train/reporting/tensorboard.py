@@ -6,16 +6,13 @@ import socket
 import struct
 import time
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, Any
 
 from metta_train.reporting.metric_names import metrics_of
 from metta_train.reporting.reporter import Reporter, RunHeader, RunOutcome
 from metta_train.reporting.storage import storage_errors
 from metta_train.specs.config_errors import ConfigError
 from metta_train.specs.records import EpochRecord
-
-if TYPE_CHECKING:
-    from tensorboard.compat.proto.event_pb2 import Event
 
 FOLDER = "tensorboard"  # in the run folder
 
@@ -58,11 +55,8 @@ class TensorBoardReporter(Reporter):
         self._open(header.start_agent_step)
 
     def record(self, record: EpochRecord) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in metrics_of(record).items()]
-        self._write(Event(wall_time=time.time(), step=record.agent_step, summary=Summary(value=values)))
+        values = [{"tag": name, "simple_value": value} for name, value in metrics_of(record).items()]
+        self._write(wall_time=time.time(), step=record.agent_step, summary={"value": values})
 
     def checkpoint_saved(self, path: Path, epoch: int, agent_step: int) -> None:
         pass
@@ -75,8 +69,6 @@ class TensorBoardReporter(Reporter):
         self._close()
 
     def _open(self, agent_step: int) -> None:
-        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-
         with storage_errors("write", self._folder):
             for path in sorted(self._folder.glob(_FILES)):
                 truncate_events(path, agent_step)
@@ -84,28 +76,26 @@ class TensorBoardReporter(Reporter):
             seconds, rest = divmod(time.time_ns(), 10**9)
             path = self._folder / f"events.out.tfevents.{seconds:010d}.{rest:09d}.{socket.gethostname()}"
             self._file = path.open("xb", buffering=0)
-        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        self._write(wall_time=time.time(), file_version="brain.Event:2")
         if agent_step:
-            restarted = SessionLog(status=SessionLog.START)
-            self._write(Event(wall_time=time.time(), step=agent_step + 1, session_log=restarted))
+            self._write(wall_time=time.time(), step=agent_step + 1, session_log={"status": "START"})
 
     def _close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
             file.close()
 
-    def _write(self, event: Event) -> None:
+    def _write(self, **fields: object) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         assert self._file is not None, "written before start()"
         with storage_errors("write", self._folder):
-            RecordWriter(self._file).write(event.SerializeToString())
+            RecordWriter(self._file).write(_event_type()(**fields).SerializeToString())
 
 
 def truncate_events(path: Path, agent_step: int) -> None:
     """Cut an event file before the first event that is torn or lies beyond `agent_step`; remove it if none is left."""
     from google.protobuf.message import DecodeError
-    from tensorboard.compat.proto.event_pb2 import Event
 
     keep, kept_summaries = 0, 0
     with path.open("r+b") as file:
@@ -115,7 +105,7 @@ def truncate_events(path: Path, agent_step: int) -> None:
             if len(content) < length or len(file.read(_TAIL_BYTES)) < _TAIL_BYTES:
                 break
             try:
-                event = Event.FromString(content)
+                event = _event_type().FromString(content)
             except DecodeError:
                 break
             if event.HasField("summary"):
@@ -126,3 +116,9 @@ def truncate_events(path: Path, agent_step: int) -> None:
         file.truncate(keep)
     if not kept_summaries:
         path.unlink()
+
+
+def _event_type() -> Any:  # noqa: ANN401  # protobuf makes the class at run time
+    from tensorboard.compat.proto import event_pb2
+
+    return event_pb2.Event  # pyright: ignore[reportAttributeAccessIssue]

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
 from metta_train.policies.observation import TokenBox
 from metta_train.policies.token_convolution import convolve_placed_tokens, convolve_tokens
@@ -26,12 +27,13 @@ def results(convolution: nn.Conv2d, output: torch.Tensor, downstream: torch.Tens
     return [output.detach(), weight.clone(), bias.clone()]
 
 
-def assert_twins(box: TokenBox, convolution: nn.Conv2d, tokens: torch.Tensor) -> None:
+def assert_twins(box: TokenBox, convolution: nn.Conv2d, tokens: torch.Tensor, *, relu: bool = False) -> None:
     slow = convolution(box(tokens))
+    slow = functional.relu(slow) if relu else slow
     downstream = torch.randn(slow.shape, generator=torch.Generator().manual_seed(1))
     ignored = box.ignored_tokens.item()
     expected = results(convolution, slow, downstream)
-    fast = convolve_placed_tokens(convolution, box.placed_tokens(tokens), box.window)
+    fast = convolve_placed_tokens(convolution, box.placed_tokens(tokens), box.window, relu=relu)
     assert box.ignored_tokens.item() == 2 * ignored  # counted alike
     for one, other in zip(results(convolution, fast, downstream), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
@@ -53,24 +55,47 @@ def cases(draw):
     return TokenObservation(num_tokens, height, width, features), kernel, draw(st.integers(1, 4)), rows
 
 
-@settings(max_examples=120, deadline=None)
-@given(cases())
-def test_any_tokens_give_what_the_box_gives(case):
+@settings(max_examples=160, deadline=None)
+@given(cases(), st.booleans())
+def test_any_tokens_give_what_the_box_gives(case, relu):
     observation, kernel, stride, rows = case
     torch.manual_seed(0)
     box = TokenBox(observation)
     convolution = nn.Conv2d(observation.num_channels, 3, kernel, stride)
-    assert_twins(box, convolution, torch.tensor(rows, dtype=torch.uint8))
+    assert_twins(box, convolution, torch.tensor(rows, dtype=torch.uint8), relu=relu)
 
 
 def test_by_hand():
     """One token of value 15 / 30 at (2, 1): it lies under output (0, 0) at (2, 1) of the kernel, and nowhere else."""
     box = TokenBox(TokenObservation(1, 5, 5, FEATURES))
     convolution = nn.Conv2d(6, 2, kernel_size=3, stride=3)
-    output = convolve_placed_tokens(convolution, box.placed_tokens(torch.tensor([[(0x21, 4, 15)]]).byte()), box.window)
+    output = convolve_placed_tokens(
+        convolution, box.placed_tokens(torch.tensor([[(0x21, 4, 15)]]).byte()), box.window, relu=False
+    )
     assert output.shape == (1, 2, 1, 1)
     assert convolution.bias is not None
     torch.testing.assert_close(output[0, :, 0, 0], convolution.bias + 0.5 * convolution.weight[:, 1, 2, 1])
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_under_autocast_only_the_result_is_rounded(relu):
+    torch.manual_seed(0)
+    box = TokenBox(TokenObservation(30, 11, 11, FEATURES))
+    tokens = torch.stack(
+        [torch.randint(0, 90, (40, 30)), torch.randint(0, 10, (40, 30)), torch.randint(0, 4, (40, 30))], 2
+    )
+    tokens = tokens.byte()
+    convolution = nn.Conv2d(6, 8, 5, 3)
+    activation = functional.relu if relu else None
+    exact = convolve_tokens(convolution, activation, box, tokens)
+    downstream = torch.randn(exact.shape).bfloat16().float()
+    expected = results(convolution, exact, downstream)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = convolve_tokens(convolution, activation, box, tokens)
+    got = results(convolution, rounded, downstream.bfloat16())
+    assert torch.equal(got[0], expected[0].bfloat16())
+    for one, other in zip(got[1:], expected[1:], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
 def test_more_than_255_tokens():
@@ -90,7 +115,7 @@ def test_convolutions_of_other_kinds_go_through_the_box(arguments):
     box = TokenBox(TokenObservation(2, 5, 5, FEATURES))
     convolution = nn.Conv2d(6, 4, 3, **arguments)
     tokens = torch.randint(0, 64, (24, 2, 3)).byte()
-    assert torch.equal(convolve_tokens(convolution, box, tokens), convolution(box(tokens)))
+    assert torch.equal(convolve_tokens(convolution, None, box, tokens), convolution(box(tokens)))
 
 
 @pytest.mark.parametrize("name", ["agent=fast", "py_agent=fast"])

@@ -203,8 +203,29 @@ def place_tokens(tokens, cells, first_channels, channel_offsets, scaled_values, 
     return ignored
 
 
+@_inline
+def _sum_places(places, values, first, end, weight, bias, stride, sums):  # noqa: ANN001, ANN202
+    """The convolution of one row; sums [height, width, O] stays in the cache."""
+    kernel = weight.shape[0]
+    height, width, size = sums.shape
+    for y in range(height):
+        for x in range(width):
+            target = sums[y, x]
+            for j in range(size):
+                target[j] = bias[j]
+    for place in range(first, end):
+        row, column, channel = places[place] >> 20, (places[place] >> 16) & 15, places[place] & 0xFFFF
+        value = values[place]
+        for y in range(max(0, (row - kernel + stride) // stride), min(height, row // stride + 1)):
+            for x in range(max(0, (column - kernel + stride) // stride), min(width, column // stride + 1)):
+                source = weight[row - y * stride, column - x * stride, channel]
+                target = sums[y, x]
+                for j in range(size):
+                    target[j] += value * source[j]
+
+
 @_kernel
-def convolve_places(places, values, ends, weight, bias, stride, out) -> None:  # noqa: ANN001
+def convolve_places(places, values, ends, weight, bias, stride, relu, out) -> None:  # noqa: ANN001
     """out[n, y, x] <- bias + sum of value * weight[row - y stride, column - x stride, channel] over the row's places.
 
     Args:
@@ -214,48 +235,81 @@ def convolve_places(places, values, ends, weight, bias, stride, out) -> None:  #
         weight: float32 [k, k, C, O].
         bias: float32 [O].
         stride: of both directions.
+        relu: whether negative results become 0.
         out: float32 [N, height, width, O].
     """
-    kernel = weight.shape[0]
-    num_rows, height, width, size = out.shape
+    sums = np.empty(out.shape[1:], np.float32)
+    flat, flat_out = sums.reshape(-1), out.reshape(out.shape[0], -1)
     first = 0
-    for n in range(num_rows):
-        for y in range(height):
-            for x in range(width):
-                cell = out[n, y, x]
-                for j in range(size):
-                    cell[j] = bias[j]
-        for place in range(first, ends[n]):
-            row, column, channel = places[place] >> 20, (places[place] >> 16) & 15, places[place] & 0xFFFF
-            value = values[place]
-            for y in range(max(0, (row - kernel + stride) // stride), min(height, row // stride + 1)):
-                for x in range(max(0, (column - kernel + stride) // stride), min(width, column // stride + 1)):
-                    source = weight[row - y * stride, column - x * stride, channel]
-                    target = out[n, y, x]
-                    for j in range(size):
-                        target[j] += value * source[j]
+    for n in range(out.shape[0]):
+        _sum_places(places, values, first, ends[n], weight, bias, stride, sums)
+        target = flat_out[n]
+        for j in range(flat.size):
+            target[j] = np.float32(0) if relu and flat[j] < np.float32(0) else flat[j]
         first = ends[n]
 
 
 @_kernel
-def convolve_places_gradient(places, values, ends, stride, grad, grad_weight, grad_bias) -> None:  # noqa: ANN001
-    """Adds to grad_weight [k, k, C, O] and grad_bias [O] what grad [N, height, width, O] of `convolve_places` says."""
-    kernel = grad_weight.shape[0]
-    num_rows, height, width, size = grad.shape
+def convolve_places_bits(places, values, ends, weight, bias, stride, relu, out) -> None:  # noqa: ANN001
+    """The same, rounded to bfloat16 at the end."""
+    sums = np.empty(out.shape[1:], np.float32)
+    flat, flat_out = sums.reshape(-1), out.reshape(out.shape[0], -1)
     first = 0
-    for n in range(num_rows):
+    for n in range(out.shape[0]):
+        _sum_places(places, values, first, ends[n], weight, bias, stride, sums)
+        target = flat_out[n]
+        for j in range(flat.size):
+            target[j] = _to_bits(np.float32(0) if relu and flat[j] < np.float32(0) else flat[j])
+        first = ends[n]
+
+
+@_inline
+def _spread_places(places, values, first, end, stride, grad, grad_weight):  # noqa: ANN001, ANN202
+    """What one row's grad [height, width, O] adds to grad_weight."""
+    kernel = grad_weight.shape[0]
+    height, width, size = grad.shape
+    for place in range(first, end):
+        row, column, channel = places[place] >> 20, (places[place] >> 16) & 15, places[place] & 0xFFFF
+        value = values[place]
+        for y in range(max(0, (row - kernel + stride) // stride), min(height, row // stride + 1)):
+            for x in range(max(0, (column - kernel + stride) // stride), min(width, column // stride + 1)):
+                target = grad_weight[row - y * stride, column - x * stride, channel]
+                source = grad[y, x]
+                for j in range(size):
+                    target[j] += value * source[j]
+
+
+@_kernel
+def through_places(places, values, ends, stride, relu, outputs, grad, grad_weight, grad_bias) -> None:  # noqa: ANN001
+    """Adds what grad [N, height, width, O] of `convolve_places` says to grad_weight [k, k, C, O] and grad_bias [O]."""
+    height, width, size = grad.shape[1:]
+    sums = np.empty((height, width, size), np.float32)
+    first = 0
+    for n in range(grad.shape[0]):
         for y in range(height):
             for x in range(width):
-                source = grad[n, y, x]
+                target, source, output = sums[y, x], grad[n, y, x], outputs[n, y, x]
                 for j in range(size):
-                    grad_bias[j] += source[j]
-        for place in range(first, ends[n]):
-            row, column, channel = places[place] >> 20, (places[place] >> 16) & 15, places[place] & 0xFFFF
-            value = values[place]
-            for y in range(max(0, (row - kernel + stride) // stride), min(height, row // stride + 1)):
-                for x in range(max(0, (column - kernel + stride) // stride), min(width, column // stride + 1)):
-                    target = grad_weight[row - y * stride, column - x * stride, channel]
-                    source = grad[n, y, x]
-                    for j in range(size):
-                        target[j] += value * source[j]
+                    value = np.float32(0) if relu and output[j] <= np.float32(0) else source[j]
+                    target[j] = value
+                    grad_bias[j] += value
+        _spread_places(places, values, first, ends[n], stride, sums, grad_weight)
+        first = ends[n]
+
+
+@_kernel
+def through_places_bits(places, values, ends, stride, relu, outputs, grad, grad_weight, grad_bias) -> None:  # noqa: ANN001
+    """The same for a bfloat16 grad of `convolve_places_bits`."""
+    height, width, size = grad.shape[1:]
+    sums = np.empty((height, width, size), np.float32)
+    first = 0
+    for n in range(grad.shape[0]):
+        for y in range(height):
+            for x in range(width):
+                target, source, output = sums[y, x], grad[n, y, x], outputs[n, y, x]
+                for j in range(size):
+                    value = np.float32(0) if relu and _to_float(output[j]) <= np.float32(0) else _to_float(source[j])
+                    target[j] = value
+                    grad_bias[j] += value
+        _spread_places(places, values, first, ends[n], stride, sums, grad_weight)
         first = ends[n]

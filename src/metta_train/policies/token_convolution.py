@@ -6,11 +6,13 @@ place in the kernel] over the tokens under the kernel. docs/benchmarks.md has th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from metta_train.policies import cpu_kernels
 from metta_train.policies.convolution import convolved_side
@@ -18,18 +20,28 @@ from metta_train.policies.observation import PlacedTokens, TokenBox
 from metta_train.policies.watched import is_watched
 
 
-def convolve_tokens(convolution: nn.Conv2d, box: TokenBox, tokens: Tensor) -> Tensor:
-    """`convolution(box(tokens))` for tokens `[N, M, 3]`; on the CPU without drawing the box."""
+def convolve_tokens(
+    convolution: nn.Conv2d, activation: Callable[[Tensor], Tensor] | None, box: TokenBox, tokens: Tensor
+) -> Tensor:
+    """`activation(convolution(box(tokens)))` for tokens `[N, M, 3]`; on the CPU without drawing the box."""
     if tokens.device.type != "cpu" or not _has_plain_windows(convolution) or is_watched(convolution, box):
-        return convolution(box(tokens))
-    return convolve_placed_tokens(convolution, box.placed_tokens(tokens), box.window)
+        outputs = convolution(box(tokens))
+    else:
+        relu = activation is functional.relu
+        outputs = convolve_placed_tokens(convolution, box.placed_tokens(tokens), box.window, relu=relu)
+        if relu:
+            return outputs
+    return outputs if activation is None else activation(outputs)
 
 
-def convolve_placed_tokens(convolution: nn.Conv2d, tokens: PlacedTokens, window: tuple[int, int]) -> Tensor:
+def convolve_placed_tokens(
+    convolution: nn.Conv2d, tokens: PlacedTokens, window: tuple[int, int], *, relu: bool
+) -> Tensor:
     """The same from tokens that are looked up already: `[N, out_channels, height', width']`, channels-last."""
     (kernel, _), (stride, _) = convolution.kernel_size, convolution.stride
     height, width = (convolved_side(side, kernel, stride) for side in window)
-    out = _TokenConvolution.apply(convolution.weight, convolution.bias, tokens, height, width, stride)
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    out = _TokenConvolution.apply(convolution.weight, convolution.bias, tokens, height, width, stride, relu, dtype)
     assert isinstance(out, Tensor)
     return out.permute(0, 3, 1, 2)
 
@@ -41,7 +53,7 @@ def _has_plain_windows(convolution: nn.Conv2d) -> bool:
 
 
 class _TokenConvolution(torch.autograd.Function):
-    """`[N, height, width, out_channels]`; the tokens have no gradient."""
+    """`[N, height, width, out_channels]`, float32 or bfloat16; the tokens have no gradient."""
 
     @staticmethod
     def forward(
@@ -52,29 +64,32 @@ class _TokenConvolution(torch.autograd.Function):
         height: int,
         width: int,
         stride: int,
+        relu: bool,  # autograd functions take no keywords
+        dtype: torch.dtype,
     ) -> Tensor:
-        out = weight.new_empty(len(tokens.ends), height, width, weight.shape[0])
+        out = weight.new_empty(len(tokens.ends), height, width, weight.shape[0], dtype=dtype)
         by_place = weight.permute(2, 3, 1, 0).contiguous().numpy()
-        cpu_kernels.convolve_places(
-            tokens.places, tokens.values, tokens.ends, by_place, bias.numpy(), stride, out.numpy()
-        )
-        ctx.tokens, ctx.weight_shape, ctx.stride = tokens, weight.shape, stride
+        places = (tokens.places, tokens.values, tokens.ends)
+        if dtype == torch.bfloat16:
+            cpu_kernels.convolve_places_bits(*places, by_place, bias.numpy(), stride, relu, cpu_kernels.bits_of(out))
+        else:
+            cpu_kernels.convolve_places(*places, by_place, bias.numpy(), stride, relu, out.numpy())
+        ctx.save_for_backward(out)
+        ctx.places, ctx.weight_shape, ctx.stride, ctx.relu = places, weight.shape, stride, relu
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
-        tokens = ctx.tokens
+        (out,) = ctx.saved_tensors
         out_channels, in_channels, kernel, _ = ctx.weight_shape
-        grad_weight = grad.new_zeros(kernel, kernel, in_channels, out_channels)
-        grad_bias = grad.new_zeros(out_channels)
-        cpu_kernels.convolve_places_gradient(
-            tokens.places,
-            tokens.values,
-            tokens.ends,
-            ctx.stride,
-            grad.contiguous().numpy(),
-            grad_weight.numpy(),
-            grad_bias.numpy(),
-        )
-        return grad_weight.permute(3, 2, 0, 1).contiguous(), grad_bias, None, None, None, None
+        grad_weight = torch.zeros(kernel, kernel, in_channels, out_channels)
+        grad_bias = torch.zeros(out_channels)
+        grads = grad_weight.numpy(), grad_bias.numpy()
+        grad = grad.contiguous()
+        if grad.dtype == torch.bfloat16:
+            outputs_and_grad = cpu_kernels.bits_of(out), cpu_kernels.bits_of(grad)
+            cpu_kernels.through_places_bits(*ctx.places, ctx.stride, ctx.relu, *outputs_and_grad, *grads)
+        else:
+            cpu_kernels.through_places(*ctx.places, ctx.stride, ctx.relu, out.numpy(), grad.numpy(), *grads)
+        return grad_weight.permute(3, 2, 0, 1).contiguous(), grad_bias, None, None, None, None, None, None

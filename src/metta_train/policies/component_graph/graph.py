@@ -128,17 +128,16 @@ def _runner(name: str, components: Mapping[str, ComponentConfig], built: Mapping
         return _as_they_are
     if activation is not None and isinstance(module, nn.Linear):
         return partial(activated_linear, module, activation)
-    run: Callable[..., Tensor] = module
     sources = list(_sources(components[name]))
     if isinstance(module, nn.Conv2d) and sources[0].name in built:
         box = built[sources[0].name].module
         if isinstance(box, TokenBox) and _reader_of_tokens(sources[0].name, components, built) == name:
-            run = partial(convolve_tokens, module, box)
-    return run if activation is None else partial(_activated, run, activation)
+            return partial(convolve_tokens, module, activation, box)
+    return module if activation is None else partial(_activated, module, activation)
 
 
-def _activated(run: Callable[..., Tensor], activation: Callable[[Tensor], Tensor], *inputs: Tensor) -> Tensor:
-    return activation(run(*inputs))
+def _activated(module: nn.Module, activation: Callable[[Tensor], Tensor], *inputs: Tensor) -> Tensor:
+    return activation(module(*inputs))
 
 
 def _reader_of_tokens(box: str, components: Mapping[str, ComponentConfig], built: Mapping[str, Built]) -> str | None:

@@ -71,7 +71,7 @@ class Fast(PyAgent):
     def forward(self, observations: Tensor, state: RecurrentState, resets: Tensor) -> PolicyOutput:
         rows_and_steps = resets.shape  # the layers see [B * T, ...], the LSTM [B, T, ...]
 
-        x = functional.relu(convolve_tokens(self.cnn1, self.box, observations.flatten(0, 1)))
+        x = convolve_tokens(self.cnn1, functional.relu, self.box, observations.flatten(0, 1))
         x = functional.relu(self.cnn2(x))
         x = activated_linear(self.fc1, functional.relu, x.flatten(1))
         x = activated_linear(self.encoded_obs, functional.relu, x)

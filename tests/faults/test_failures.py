@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from metta_train.training.checkpoints import checkpoint_folders, load
 from tests.faults.runs import CARTPOLE, FAULTY, Run, assert_same_run, lines, metrics, newest, steps, train, weights
 
 WRAPPER = ["tests.faults.with_fault"]
@@ -79,6 +81,23 @@ def test_a_reward_that_is_nan_is_named_with_its_environment(data_dir: Path) -> N
     ended = train(data_dir, *SHORT, f"env.id={FAULTY}", "+env.kwargs.fault=nan_reward", "run=reward")
     assert ended.code == 7, ended.err
     assert "reward is nan in env 0, agent 0, step 3 of 32" in ended.err
+
+
+@pytest.mark.fault("F13 spike")
+def test_rewards_that_jump_are_told_and_the_run_goes_on(data_dir: Path) -> None:
+    ended = Run(data_dir, ["spike:11", *SHORT, "run=spike"], wrapper=WRAPPER).wait()
+    assert ended.code == 0, ended.err
+    assert "epoch 11: the value loss is" in ended.err and "epoch 11: the gradient norm is" in ended.err
+    assert "times its running mean; should this come often, try a smaller trainer.optimizer.learning_rate" in ended.err
+    rows, whole = metrics(data_dir, "spike"), metrics(data_dir, "whole")
+    assert rows[:10] == whole[:10] and len(rows) == len(whole)
+    # The metric shows it as it was; what the weights took of it is clipped.
+    assert rows[10]["losses/grad_norm"] > 100 * max(row["losses/grad_norm"] for row in rows[:10])
+    assert all(value is not None and math.isfinite(value) for row in rows for value in row.values())
+    before, after = (load(path).model for path in checkpoint_folders(data_dir / "spike" / "checkpoints")[-2:])
+    moved = max(float((after[name] - before[name]).abs().max()) for name in before)
+    rate = rows[0]["hyperparameters/learning_rate"]
+    assert 0.0 < moved < 20 * rate  # 12 gradient steps lie between these checkpoints
 
 
 @pytest.mark.fault("F15 two runs of one name")

@@ -6,6 +6,7 @@ FAULT is `<what>:<number>`:
     out-of-memory:N the N-th gradient step runs out of memory
     bug:N           the N-th gradient step raises
     nan-gradient:N  the N-th gradient is NaN
+    spike:N         the rewards of the N-th rollout are 10,000 times as large
     clock:SECONDS   time.time jumps by so much in the middle
     record:FOLDER   nothing breaks; the order of all changes on the disk goes into FOLDER (recorded_disk.py)
 """
@@ -118,6 +119,21 @@ def nan_gradient(number: str) -> None:
     torch.nn.utils.clip_grad_norm_ = clip_and_spoil
 
 
+def spike(number: str) -> None:
+    from metta_train.training.rollout import Rollout, RolloutCollector
+
+    left = itertools.count(int(number), -1)
+    collect = RolloutCollector.collect
+
+    def collect_too_much(self: RolloutCollector) -> Rollout:
+        rollout = collect(self)
+        if next(left) == 1:
+            rollout.segments.rewards.mul_(1e4)
+        return rollout
+
+    RolloutCollector.collect = collect_too_much
+
+
 def clock(seconds: str) -> None:
     real, start = time.time, time.monotonic()
 
@@ -151,6 +167,7 @@ FAULTS: dict[str, Callable[[str], None]] = {
     "out-of-memory": out_of_memory,
     "bug": bug,
     "nan-gradient": nan_gradient,
+    "spike": spike,
     "clock": clock,
     "record": record,
 }

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from metta_train.envs.config import EnvConfig
+from metta_train.envs.config import EnvConfig, MettaGridEnvConfig
 from metta_train.envs.environment import Environment
 from metta_train.envs.factory import environment_factory
 from metta_train.envs.in_process import InProcessVectorEnv
+from metta_train.envs.stage import Stage
 from metta_train.envs.vector import ResumableVectorEnv
 from metta_train.envs.workers import WorkerVectorEnv
 from metta_train.specs.environment_spec import EnvironmentSpec
@@ -21,6 +22,18 @@ def environment_spec(config: EnvConfig) -> EnvironmentSpec:
 def make_environment(config: EnvConfig) -> Environment:
     """One environment instance."""
     return environment_factory(config)[1]()
+
+
+def make_stage(config: EnvConfig, *, pictures: bool = False) -> Stage:
+    """One environment to be watched; `pictures` asks for those that it draws itself. Raises ValueError as above."""
+    if isinstance(config, MettaGridEnvConfig):
+        from metta_train.envs.mettagrid import load_game
+        from metta_train.envs.mettagrid_stage import MettaGridStage
+
+        return MettaGridStage(load_game(config))
+    from metta_train.envs.gymnasium_stage import GymnasiumStage
+
+    return GymnasiumStage(config, pictures=pictures)
 
 
 def make_vector_env(

@@ -15,6 +15,7 @@ from metta_train.specs.action_table import ActionTable
 from metta_train.specs.environment_spec import BoxObservation, EnvironmentSpec
 from metta_train.specs.random_streams import derived_seed
 
+PICTURES = "rgb_array"  # the render mode
 MAX_SEED = 2**31  # what every environment takes; larger seeds are folded
 
 
@@ -23,12 +24,17 @@ class GymnasiumEnvironment(Environment):
 
     float64 observations are handed on as float32, the type of the policies' weights.
 
+    Args:
+        config: of the environment.
+        draws: made so that `picture` works.
+
     Raises:
-        ValueError: an unknown id, arguments that the environment refuses, or spaces other than Box and Discrete.
+        ValueError: an unknown id, arguments that the environment refuses, or spaces other than Box and Discrete; an
+            environment that draws no pictures, if it shall.
     """
 
-    def __init__(self, config: GymnasiumEnvConfig) -> None:
-        self._env = _make(config)
+    def __init__(self, config: GymnasiumEnvConfig, *, draws: bool = False) -> None:
+        self._env = _make(config, draws=draws)
         self._spec = _spec_of(config, self._env)
         actions = self._env.action_space
         assert isinstance(actions, gymnasium.spaces.Discrete)
@@ -66,6 +72,17 @@ class GymnasiumEnvironment(Environment):
         buffers.terminations[0] = terminated
         buffers.truncations[0] = truncated
 
+    def picture(self) -> NDArray[np.uint8]:
+        """The environment's own picture [height, width, 3] of the present step. Raises ValueError without one."""
+        name = "" if self._env.spec is None else self._env.spec.id
+        try:
+            pixels = np.asarray(self._env.render())
+        except gymnasium.error.DependencyNotInstalled as error:
+            raise ValueError(f"env.id={name}: drawing needs a package that is not installed: {error}") from None
+        if pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(f"env.id={name}: draws an array of shape {list(pixels.shape)}, needs [height, width, 3]")
+        return pixels.astype(np.uint8, copy=False)
+
     def episode_stats(self) -> Mapping[str, float]:
         return {}
 
@@ -73,9 +90,20 @@ class GymnasiumEnvironment(Environment):
         self._env.close()
 
 
-def _make(config: GymnasiumEnvConfig) -> gymnasium.Env[object, np.int64]:
+def _make(config: GymnasiumEnvConfig, *, draws: bool) -> gymnasium.Env[object, np.int64]:
+    env = _made(config, config.kwargs)
+    if not draws:
+        return env
+    modes = env.metadata.get("render_modes", [])
+    env.close()
+    if PICTURES not in modes:
+        raise ValueError(f"env.id={config.id}: draws no pictures; it has no render mode {PICTURES!r}")
+    return _made(config, {**config.kwargs, "render_mode": PICTURES})
+
+
+def _made(config: GymnasiumEnvConfig, arguments: Mapping[str, object]) -> gymnasium.Env[object, np.int64]:
     try:
-        return gymnasium.make(config.id, max_episode_steps=config.max_steps, disable_env_checker=True, **config.kwargs)
+        return gymnasium.make(config.id, max_episode_steps=config.max_steps, disable_env_checker=True, **arguments)
     except gymnasium.error.DependencyNotInstalled as error:
         raise ValueError(f"env.id={config.id}: a package that it needs is not installed: {error}") from None
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
@@ -84,7 +112,7 @@ def _make(config: GymnasiumEnvConfig) -> gymnasium.Env[object, np.int64]:
             f"env.id: got {config.id!r}, which Gymnasium does not know ({error}); nearest is {near!r}"
         ) from None
     except TypeError as error:
-        raise ValueError(f"env.kwargs: {config.id} does not take {dict(config.kwargs)}: {error}") from None
+        raise ValueError(f"env.kwargs: {config.id} does not take {dict(arguments)}: {error}") from None
 
 
 def _spec_of(config: GymnasiumEnvConfig, env: gymnasium.Env[object, np.int64]) -> EnvironmentSpec:

@@ -1,0 +1,1 @@
+"""Watching policies: episodes step by step, on the terminal, as films, replays and pages."""

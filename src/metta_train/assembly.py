@@ -23,6 +23,7 @@ from metta_train.policies.uniform import UniformPolicy
 from metta_train.policies.weights import WeightAnchors
 from metta_train.reporting.console import stderr_console
 from metta_train.reporting.next_commands import continue_commands
+from metta_train.reporting.redaction import redact_config
 from metta_train.reporting.reporter import Reporters, RunHeader, RunOutcome
 from metta_train.reporting.run_logging import run_logging
 from metta_train.reporting.run_reporting import RunReporting, build_reporting
@@ -35,10 +36,12 @@ from metta_train.specs.records import EpochRecord, EvaluationScores, Progress
 from metta_train.training import checkpoints
 from metta_train.training.allocator import keep_freed_memory
 from metta_train.training.batching import BatchPlan, MemoryExhaustedError, plan_batches
+from metta_train.training.checkpoint_listing import newest_checkpoint
 from metta_train.training.checkpoint_writer import CheckpointWriter
 from metta_train.training.checkpoints import Checkpoint
 from metta_train.training.evaluation import SEED as EVALUATION_SEED
 from metta_train.training.evaluation import EvaluationEnv, evaluate
+from metta_train.training.memory import ExpectedMemory, expected_memory
 from metta_train.training.nonfinite import NonFiniteError
 from metta_train.training.optimizers import build_optimizer
 from metta_train.training.parity.same_network import check_same_network
@@ -47,7 +50,16 @@ from metta_train.training.recent_rewards import RecentRewards
 from metta_train.training.resources import choose_device, measure_resources
 from metta_train.training.retention import Retention
 from metta_train.training.rollout import RolloutCollector, RolloutStart, RowMemory
-from metta_train.training.run_folder import RunFolder, RunState, RunStatus, free_run_name, read_config
+from metta_train.training.run_folder import (
+    RunFolder,
+    RunPaths,
+    RunState,
+    RunStatus,
+    check_config_changes,
+    config_changes,
+    free_run_name,
+    read_config,
+)
 from metta_train.training.schedules import Schedules
 from metta_train.training.stopping import StopRequest, StopRequested
 from metta_train.training.trainer import Trainer, TrainingPlan
@@ -189,6 +201,86 @@ def train(
         folder.write_status(_status("done", trainer, config))
         reporting.reporters.finish(outcome)
         return outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Rehearsal:
+    """What a training would be. Everything was built and one step was taken; nothing was written.
+
+    Attributes:
+        spec: of the environment.
+        device: where it would train, for people.
+        plan: the sizes.
+        parameters: of each layer that is trained.
+        memory: what it would take.
+        free_memory: bytes of the device, before anything was built.
+        continues_at: agent steps of the checkpoint that it would continue from; None for a new run.
+    """
+
+    spec: EnvironmentSpec
+    device: str
+    plan: BatchPlan
+    parameters: tuple[tuple[str, int], ...]
+    memory: ExpectedMemory
+    free_memory: int
+    continues_at: int | None
+
+
+def rehearse(config: RunConfig, stop: StopRequest | None = None) -> Rehearsal:
+    """Build what `train` would build, and let every agent act once.
+
+    Raises:
+        ValueError: something in the configuration does not fit, or the run of this name cannot go on with it.
+        WorkerError: the environments do not start or step.
+    """
+    stop = StopRequest() if stop is None else stop
+    paths = RunPaths.locate(config.data_dir, config.run)
+    saved = newest_checkpoint(paths.checkpoints) if config.restart == "resume" else None
+    if saved is not None and (before := read_config(paths)) is not None:
+        check_config_changes(config.run, config_changes(before, redact_config(config.plain())))
+    free_memory = measure_resources(choose_device(config.device)).free_memory
+    design = _design(config)
+    policy, plan = design.policy, design.plan
+    if saved is not None:
+        _check_kind_of_agent(design, read_config(paths))
+    with make_vector_env(
+        config.env,
+        num_envs=plan.num_envs,
+        num_workers=plan.num_workers,
+        num_slices=plan.num_slices,
+        seed=config.seed,
+        rank=RANK,
+        check=stop.check,
+    ) as env:
+        observations = torch.from_numpy(env.reset()).to(design.device)
+        generator = _generator(config.seed, design.device, SAMPLING)
+        resets = torch.ones(env.num_rows, dtype=torch.bool, device=design.device)
+        with torch.no_grad():
+            step = policy.act(observations, policy.initial_state(env.num_rows), resets, generator)
+        actions = step.actions.cpu().numpy()
+        for index in range(env.num_slices):
+            env.send(index, actions[env.slice_rows(index)])
+        for index in range(env.num_slices):
+            env.receive(index)
+        memory = expected_memory(policy, design.spec, plan, config.trainer.optimizer.type)
+    layers: dict[str, int] = {}
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad:
+            layer = name.rpartition(".")[0] or name
+            layers[layer] = layers.get(layer, 0) + parameter.numel()
+    return Rehearsal(
+        spec=design.spec,
+        device=_device_name(design.device),
+        plan=plan,
+        parameters=tuple(layers.items()),
+        memory=memory,
+        free_memory=free_memory,
+        continues_at=None if saved is None else saved.agent_step,
+    )
+
+
+def _device_name(device: torch.device) -> str:
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def _rolled_back(
@@ -487,7 +579,7 @@ def _header(design: _Design, folder: RunFolder, progress: Progress) -> RunHeader
         folder=folder.paths.folder,
         agent=config.agent_name,
         environment=design.spec.name,
-        device=f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device),
+        device=_device_name(device),
         total_parameters=sum(p.numel() for p in design.policy.parameters() if p.requires_grad),
         total_timesteps=config.trainer.total_timesteps,
         start_epoch=progress.epoch,

@@ -20,11 +20,12 @@ from omegaconf import DictConfig
 
 from metta_train.cli.compose import Composition, ConfigSource, compose, located, quoted, run_config
 from metta_train.cli.config_source import CONFIG_NAME, conf_folder
+from metta_train.cli.dry_run import dry_run
 from metta_train.cli.exit_codes import CRASH, DONE, INTERRUPTED, exit_code_of, is_explained
 from metta_train.cli.help import show_help
 from metta_train.cli.search_path import HYDRA_KEY, split_searchpath
 from metta_train.cli.signals import stop_on_signals
-from metta_train.cli.sweep import Sweep, plan_sweep
+from metta_train.cli.sweep import Sweep, plan_sweep, sample_jobs
 from metta_train.cli.sweep_job import SweepJob
 from metta_train.cli.sweep_report import finish_sweep
 from metta_train.cli.sweep_signals import stop_jobs_on_signals
@@ -56,10 +57,30 @@ def _dispatch(arguments: list[str]) -> int:
     if options.cfg or options.info:
         compose(options.overrides, source)  # says what is wrong with them in one line
         return _hydra_main(arguments, source, _no_job)
+    if options.dry_run:
+        return _dry_run(options, source)
     if options.multirun:
         return _sweep(arguments, plan_sweep(options.overrides, source), source)
     _refuse_hydra_settings(options.overrides)
     return _run(compose(options.overrides, source), [PROGRAM, *arguments])
+
+
+def _dry_run(options: argparse.Namespace, source: ConfigSource) -> int:
+    """Of a sweep so many jobs that every value is in one of them."""
+    if not options.multirun:
+        _refuse_hydra_settings(options.overrides)
+        jobs = [options.overrides]
+    else:
+        plan_sweep(options.overrides, source)
+        jobs = sample_jobs(options.overrides)
+    for number, job in enumerate(jobs):
+        if options.multirun:
+            print(("\n" if number else "") + f"Of the sweep: {' '.join(job)}")
+        composition = compose(job, source)
+        for warning in composition.warnings:
+            print(redact_message(warning, options.overrides), file=sys.stderr)
+        dry_run(run_config(composition))
+    return DONE
 
 
 def _run(composition: Composition, command: Sequence[str]) -> int:
@@ -142,6 +163,7 @@ def _no_job(tree: DictConfig) -> None:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = get_args_parser()
+    parser.add_argument("--dry-run", action="store_true")
     words = io.StringIO()
     try:
         with contextlib.redirect_stderr(words):

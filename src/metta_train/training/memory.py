@@ -1,0 +1,99 @@
+"""What a training will take of the memory of its device and of the machine, before it begins."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from metta_train.policies.policy import Policy
+from metta_train.specs.environment_spec import EnvironmentSpec
+from metta_train.training.batching import BYTES_PER_STEP, BatchPlan
+
+MEASURED_SEGMENTS = 4  # the activations of these are weighed; those of a gradient step are in proportion
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedMemory:
+    """Bytes.
+
+    Attributes:
+        network: weights, gradients, what the optimizer remembers of each weight, and the anchors of weight operations.
+        buffer: one rollout.
+        minibatch: the copy of a minibatch.
+        activations: what the backward pass of one piece of a minibatch keeps.
+        process: resident in this process with everything loaded and built, before the first epoch.
+        workers: resident in the processes of the environments.
+    """
+
+    network: int
+    buffer: int
+    minibatch: int
+    activations: int
+    process: int
+    workers: int
+
+    @property
+    def on_device(self) -> int:
+        """What the training adds on the device that trains."""
+        return self.network + self.buffer + self.minibatch + self.activations
+
+
+def expected_memory(
+    policy: Policy, spec: EnvironmentSpec, plan: BatchPlan, optimizer: Literal["adam", "muon"]
+) -> ExpectedMemory:
+    """Computed from the sizes; the activations are measured on a few segments. Environments must still be open."""
+    step = math.prod(spec.observation.shape) * np.dtype(spec.observation.dtype).itemsize + BYTES_PER_STEP
+    state = 4 * (1 + sum(math.prod(shape) for shape in policy.state_shapes))
+    measured = min(MEASURED_SEGMENTS, plan.piece_segments)
+    activations = _activations(policy, plan, measured)
+    children = psutil.Process().children(recursive=True)
+    return ExpectedMemory(
+        network=_network(policy, optimizer),
+        buffer=plan.batch_size * step + plan.segments * state,
+        minibatch=plan.minibatch_size * step + plan.minibatch_segments * state,
+        activations=activations * plan.piece_segments // measured,
+        process=psutil.Process().memory_info().rss,
+        workers=sum(child.memory_info().rss for child in children),
+    )
+
+
+def _network(policy: Policy, optimizer: Literal["adam", "muon"]) -> int:
+    total = 0
+    for parameter in policy.parameters():
+        remembered = 1 if optimizer == "muon" and parameter.dim() == 2 else 2
+        total += parameter.nbytes * (2 + remembered)
+    return total + sum(layer.weight.nbytes for layer in policy.weight_layers())
+
+
+def _activations(policy: Policy, plan: BatchPlan, segments: int) -> int:
+    """Bytes that autograd keeps of this many segments; weights and views of the same memory count once or not."""
+    device, spec = policy.active_rows.device, policy.spec
+    dtype = torch.from_numpy(np.empty(0, dtype=spec.observation.dtype)).dtype
+    shape = (segments, plan.bptt_horizon)
+    observations = torch.zeros((*shape, *spec.observation.shape), dtype=dtype, device=device)
+    resets = torch.zeros(shape, dtype=torch.bool, device=device)
+    known = {parameter.untyped_storage().data_ptr() for parameter in policy.parameters()}
+    kept: dict[int, int] = {}
+
+    def weigh(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with (
+        torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor),
+        torch.autocast(device.type, dtype=torch.bfloat16, enabled=plan.precision == "bf16"),
+    ):
+        evaluation = policy.evaluate_actions(
+            observations, torch.zeros(shape, dtype=torch.int64, device=device), policy.initial_state(segments), resets
+        )
+    # The graph has to live until here: freed memory would be handed out, and counted, twice.
+    del evaluation
+    return sum(kept.values())

@@ -1,0 +1,1 @@
+"""Trained policies for use elsewhere: a MettaGrid bundle, an ONNX model, or one file of weights."""

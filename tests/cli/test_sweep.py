@@ -28,6 +28,7 @@ def test_the_run_names_the_sweep(tmp_path: Path) -> None:
     sweep = plan_sweep(["run=mine", "seed=1,2", f"data_dir={tmp_path}"], SOURCE)
     assert (sweep.name, sweep.data_dir) == ("mine", tmp_path)
     assert sweep.overrides == (f"hydra.sweep.dir='{tmp_path}/mine'", "run='mine'")
+    assert sweep.planned == ("mine/seed-1", "mine/seed-2")
 
 
 def test_a_sweep_without_a_name_gets_one(tmp_path: Path) -> None:
@@ -39,7 +40,35 @@ def test_a_sweep_without_a_name_gets_one(tmp_path: Path) -> None:
 def test_several_names_are_several_runs(tmp_path: Path) -> None:
     sweep = plan_sweep(["run=a,b", f"data_dir={tmp_path}"], SOURCE)
     assert sweep.name.startswith("sweep-")
-    assert sweep.overrides[1] == "hydra.sweep.subdir=../${run}"
+    assert sweep.overrides == (f"hydra.sweep.dir='{tmp_path}/{sweep.name}'",)
+    assert sweep.planned == ("a", "b")
+    both = plan_sweep(["run=a,b", "seed=1,2", f"data_dir={tmp_path}"], SOURCE)
+    assert both.planned == ("a/seed-1", "a/seed-2", "b/seed-1", "b/seed-2")
+
+
+def test_jobs_are_named_by_their_values_however_they_are_written(tmp_path: Path) -> None:
+    rate = "trainer.optimizer.learning_rate"
+    fixed = ["run=s", "trainer=smoke", f"data_dir={tmp_path}"]
+    planned = plan_sweep([*fixed, f"{rate}=1e-3,5e-4", "seed=7"], SOURCE).planned
+    assert planned == ("s/learning_rate-0.001__seed-7", "s/learning_rate-0.0005__seed-7")
+    assert plan_sweep([*fixed, "seed=7,8", f"{rate}=0.0005,0.001"], SOURCE).planned == (
+        "s/learning_rate-0.0005__seed-7",
+        "s/learning_rate-0.001__seed-7",
+        "s/learning_rate-0.0005__seed-8",
+        "s/learning_rate-0.001__seed-8",
+    )
+    assert plan_sweep(fixed, SOURCE).planned == ("s/job",)
+
+
+def test_the_same_job_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^two jobs would be the run 's/seed-1': a value is given twice$"):
+        plan_sweep(["run=s", "seed=1,1", f"data_dir={tmp_path}"], SOURCE)
+
+
+def test_another_sweeper_plans_its_jobs_itself(tmp_path: Path) -> None:
+    sweep = plan_sweep(["run=s", "seed=1,2", "hydra.sweeper.max_batch_size=1", f"data_dir={tmp_path}"], SOURCE)
+    assert sweep.planned is None
+    assert sweep.run_of(["run='s'", "seed=4", "trainer.optimizer.learning_rate=0.1"]) == "s/learning_rate-0.1__seed-4"
 
 
 def test_every_swept_value_must_compose() -> None:

@@ -281,14 +281,6 @@ def test_help_and_bad_values_import_nothing_heavy(tmp_path: Path) -> None:
         assert done.out.splitlines()[-1] == f"loaded [] code {code}", done
 
 
-def test_help_teaches(tmp_path: Path) -> None:
-    done = metta_train("--help", folder=tmp_path)
-    assert done.code == DONE, done.err
-    for word in ("agent: fast, mlp", "trainer: gpu, laptop, smoke", "metta-train -m ", "install=bash", "DATA_DIR"):
-        assert word in done.out
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_bad_value_is_refused_quickly(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = metta_train("trainer.batch_size=-1", "run=x", folder=tmp_path)
@@ -310,15 +302,3 @@ def test_mistakes_that_only_show_with_the_environment_write_nothing_either(tmp_p
         assert done.code == BAD_USAGE, done.err
         assert words in done.err and done.err.count("\n") == 1, done.err
         assert list(tmp_path.iterdir()) == []
-
-
-def test_completion_of_options_and_keys(tmp_path: Path) -> None:
-    for line, expected in (
-        ("metta-train agent=", "agent=fast agent=mlp"),
-        ("metta-train py_agent=", "py_agent=fast py_agent=none"),
-        ("metta-train trainer.optimizer.le", "trainer.optimizer.learning_rate="),
-    ):
-        done = metta_train("-sc", "query=bash", folder=tmp_path, COMP_LINE=line, COMP_POINT=str(len(line)))
-        assert done.out.split() == expected.split(), done
-    done = metta_train("-sc", "install=bash", folder=tmp_path)
-    assert done.code == DONE and "complete" in done.out

@@ -18,6 +18,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
+from metta_train.cli.completion import answer, asked_by
 from metta_train.cli.compose import Composition, ConfigSource, compose, located, quoted, run_config
 from metta_train.cli.config_source import CONFIG_NAME, conf_folder
 from metta_train.cli.dry_run import dry_run
@@ -51,6 +52,10 @@ def _dispatch(arguments: list[str]) -> int:
     source = _config_source(options)
     if options.help:
         show_help(options.overrides, source)
+        return DONE
+    if options.shell_completion and (shell := asked_by(options.overrides)):
+        point = os.environ.get("COMP_POINT", "")
+        print(answer(shell, os.environ.get("COMP_LINE", ""), int(point) if point.isdigit() else None, source))
         return DONE
     if options.shell_completion or options.hydra_help:
         return _hydra_main(arguments, source, _no_job)

@@ -15,7 +15,7 @@ from typing import get_args
 
 from pydantic import BaseModel
 
-from metta_train.specs.config_errors import Schema, json_schema, needs_in_words
+from metta_train.specs.config_errors import Schema, choices_of, json_schema, needs_in_words
 
 
 def field_meanings(model: type[BaseModel]) -> dict[str, str]:
@@ -58,12 +58,14 @@ class KeyDoc:
         key: dotted; `<name>` stands for a name of the user's own.
         needs: what it accepts, in words.
         meaning: one line; empty where the key only holds others.
+        choices: the words that it accepts.
         conditions: keys with the values under which this key exists, e.g. `("env.type", "gymnasium")`.
     """
 
     key: str
     needs: str
     meaning: str
+    choices: tuple[str, ...] = ()
     conditions: tuple[tuple[str, str], ...] = ()
 
 
@@ -91,7 +93,8 @@ class _Walk:
             key, meaning = f"{prefix}{name}", meanings.get(name, "")
             inner = list(_objects_in(child, key, self.schema))
             if meaning or not inner:
-                yield KeyDoc(key, needs_in_words(child, self.schema), meaning, conditions)
+                needs, choices = needs_in_words(child, self.schema), choices_of(child, self.schema)
+                yield KeyDoc(key, needs, meaning, choices, conditions)
             for inner_key, title in inner:
                 yield from self.keys(self.models[title], self.schema["$defs"][title], f"{inner_key}.", conditions)
 

@@ -51,6 +51,16 @@ def needs_in_words(node: Schema, schema: Schema) -> str:
     return " or ".join(dict.fromkeys(words))
 
 
+def choices_of(node: Schema, schema: Schema) -> tuple[str, ...]:
+    """The words that a node of the schema accepts, as one writes them; empty where it takes anything else alone."""
+    words: list[str] = []
+    for leaf in _expanded(node, None, schema.get("$defs", {})):
+        words += [str(choice) for choice in leaf.get("enum", ())]
+        words += [str(leaf["const"])] if "const" in leaf else []
+        words += {"boolean": ["true", "false"], "null": ["null"]}.get(str(leaf.get("type")), [])
+    return tuple(dict.fromkeys(words))
+
+
 def is_open(schema: Schema, path: Path, values: Mapping[str, Any]) -> bool:
     """Whether the mapping at `path` takes keys that the schema does not name."""
     return any(

@@ -22,7 +22,7 @@ from metta_train.policies.policy import Policy
 from metta_train.policies.uniform import UniformPolicy
 from metta_train.policies.weights import WeightAnchors
 from metta_train.reporting.console import stderr_console
-from metta_train.reporting.next_commands import continue_commands
+from metta_train.reporting.next_commands import next_commands
 from metta_train.reporting.redaction import redact_config
 from metta_train.reporting.reporter import Reporters, RunHeader, RunOutcome
 from metta_train.reporting.run_logging import run_logging
@@ -609,6 +609,7 @@ def _outcome(
     message: str = "",
 ) -> RunOutcome:
     saved = checkpoints.checkpoint_folders(folder.paths.checkpoints)
+    usual = Path(os.environ.get("DATA_DIR") or "train_dir")  # where the other commands look
     return RunOutcome(
         state=state,
         epoch=trainer.progress.epoch,
@@ -616,10 +617,12 @@ def _outcome(
         elapsed=trainer.elapsed,
         message=message,
         checkpoint=saved[-1] if saved else None,
-        next_commands=continue_commands(
+        next_commands=next_commands(
             command or ("metta-train",),
             run=config.run,
             total_timesteps=config.trainer.total_timesteps,
             agent_step=trainer.progress.agent_step,
+            data_dir=None if config.data_dir.resolve() == usual.resolve() else str(config.data_dir),
+            saved=bool(saved),
         ),
     )

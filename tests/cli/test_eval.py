@@ -19,11 +19,12 @@ SHORT = "env.max_steps=20"
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data_dir with the runs `mine` and `pole`."""
+    """A data_dir with the runs `mine`, `twin` (the other kind of agent) and `pole`."""
     data_dir = tmp_path_factory.mktemp("eval") / "runs"
     smoke = ["trainer=smoke", "wandb=off", f"data_dir={data_dir}"]
-    done = metta_train("run=mine", *smoke, SHORT, "env.task.rooms=1", folder=data_dir.parent)
-    assert done.code == 0, done.err
+    for run in (["run=mine"], ["run=twin", "seed=2", "py_agent=fast"]):
+        done = metta_train(*run, *smoke, SHORT, "env.task.rooms=1", folder=data_dir.parent)
+        assert done.code == 0, done.err
     pole = ["agent=mlp", "env=gymnasium", "env.id=CartPole-v1", "trainer.total_timesteps=1000"]
     done = metta_train("run=pole", *smoke, *pole, folder=data_dir.parent)
     assert done.code == 0, done.err
@@ -48,7 +49,8 @@ def rewards(evaluation: dict[str, Any]) -> list[float]:
 
 def test_whole_episodes_and_their_statistics(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = told(capsys, trained, "mine", "--episodes", "6")
-    assert (result["run"], result["agent_step"], result["greedy"]) == ("mine", 2304, False)
+    (run,) = result["runs"]
+    assert (run["run"], run["agent_step"], result["greedy"], result["suite"]) == ("mine", 2304, False, None)
     (evaluation,) = result["evaluations"]
     assert [episode["length"] for episode in evaluation["episodes"]] == [20] * 6, "none is shortened"
     scores = sorted(rewards(evaluation))
@@ -83,7 +85,7 @@ def test_the_random_policy_plays_beside_it_and_alone(trained: Path, capsys: pyte
     both = told(capsys, trained, "mine", "--random", "--episodes", "3")["evaluations"]
     assert [evaluation["policy"] for evaluation in both] == ["mine:2304", "random"]
     alone = told(capsys, trained, "--random", "env=forage", SHORT, "env.task.rooms=1", "--episodes", "3")
-    assert alone["run"] is None
+    assert alone["runs"] == []
     assert alone["evaluations"][0]["episodes"] == both[1]["episodes"], "the same maps, the same noise"
 
 
@@ -114,7 +116,32 @@ def test_a_suite_plays_on_every_environment(trained: Path, capsys: pytest.Captur
         ("one", 5, 2),
         ("wide", 5, 2),
     ]
-    assert re.search(r"^wide +mine:2304 ", ran(capsys, trained, *arguments).out, re.MULTILINE)
+    shown = ran(capsys, trained, *arguments).out
+    assert re.search(r"^wide +mine:2304 ", shown, re.MULTILINE)
+    assert shown.startswith("suite two: one, wide: reward per episode and agent, 2 episodes each, seed 5,")
+
+
+def test_several_runs_play_on_the_same_maps_and_stand_in_one_table(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = told(capsys, trained, "mine", "twin:1536", "--random", "--episodes", "3")
+    assert [(run["run"], run["agent_step"]) for run in both["runs"]] == [("mine", 2304), ("twin", 1536)]
+    assert [e["policy"] for e in both["evaluations"]] == ["mine:2304", "twin:1536", "random"]
+    for number, run in enumerate(["mine", "twin:1536"]):
+        (alone,) = told(capsys, trained, run, "--episodes", "3")["evaluations"]
+        assert alone["episodes"] == both["evaluations"][number]["episodes"]
+    shown = ran(capsys, trained, "[mt]*", "--episodes", "3")
+    assert shown.err == "" and re.findall(r"^(mine|twin):2304 ", shown.out, re.MULTILINE) == ["mine", "twin"]
+
+
+def test_runs_of_different_environments_play_on_their_own_unless_one_is_named(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = ran(capsys, trained, "mine", "pole", "--episodes", "2")
+    assert done.code == 0
+    assert done.err == "these runs have different environments; env=NAME or --suite NAME compares them on one\n"
+    assert re.search(r"^forage +mine:2304 .*^CartPole-v1 +pole:\d+ ", done.out, re.MULTILINE | re.DOTALL)
+    assert "all of them" not in done.out, "nobody played on both"
 
 
 def test_gymnasium_and_memoryless_policies_are_evaluated_too(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,7 +177,9 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_a_named_one_is_not(
     [
         (["min"], 2, "did you mean mine?"),
         ([], 2, "which run?"),
-        (["mine", "pole"], 2, "one run at a time"),
+        (["mine", "pole", "--suite", "forage"], 2, "pole:1008 on forage: "),
+        (["mine", "emp*:best"], 3, "no checkpoint"),
+        (["mine", "x*"], 2, "has such a name"),
         (["mine:newest"], 2, "mine:latest"),
         (["mine:"], 2, "mine:latest"),
         (["mine:2000"], 3, "the nearest is mine:2304"),

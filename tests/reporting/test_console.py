@@ -10,6 +10,7 @@ from rich.console import Console
 from metta_train.reporting.console import LiveConsole, PlainConsole, console_reporter, dashboard, plain_line
 from metta_train.reporting.reporter import NextCommand, Reporter, RunHeader, RunOutcome
 from metta_train.reporting.run_view import RunView, SavedCheckpoint
+from metta_train.specs.records import EnvironmentScores, Estimate, EvaluationScores, ScoreSummary
 from tests.fakes.epoch_records import episode, epoch_record
 
 HEADER = RunHeader(
@@ -227,3 +228,39 @@ def test_no_color_is_respected() -> None:
     colored = re.compile(r"\x1b\[(?:\d;)*3[0-7]m")
     assert any(colored.fullmatch(code) for code in codes({}))
     assert not any(colored.fullmatch(code) for code in codes({"NO_COLOR": "1"}))
+
+
+def some_scores(epoch: int, score: float, *environments: str) -> EvaluationScores:
+    value = Estimate(score, score - 0.125, score + 0.125)
+    told = ScoreSummary(4, value, value, value, 1.0, 0.0, 9.0)
+    found = tuple(EnvironmentScores(environment, told, 30.0) for environment in environments)
+    return EvaluationScores("forage", score, 4 * len(found), epoch, found)
+
+
+def test_an_evaluation_is_one_line_when_it_happens_and_part_of_the_summary() -> None:
+    progress, progress_text = console(80, terminal=False)
+    results, results_text = console(80, terminal=False)
+    reporter = PlainConsole(progress, results, interval=1e9, clock=lambda: 0.0)
+    reporter.start(HEADER)
+    first, second = some_scores(1, 0.5, "easy", "hard"), some_scores(2, 0.25, "easy", "hard")
+    for epoch, scores in enumerate([first, second, second], start=1):
+        reporter.record(epoch_record(epoch, evaluation=scores))
+    reporter.finish(OUTCOME)
+    told = [line for line in progress_text.getvalue().splitlines() if line.startswith("evaluation")]
+    assert told == [
+        "evaluation at epoch 1: score 0.5000 | IQM, 95 % interval, 4 episodes each: "
+        "easy 0.5000 (0.3750 to 0.6250), hard 0.5000 (0.3750 to 0.6250)",
+        "evaluation at epoch 2: score 0.2500 | IQM, 95 % interval, 4 episodes each: "
+        "easy 0.2500 (0.1250 to 0.3750), hard 0.2500 (0.1250 to 0.3750)",
+    ]
+    assert "evaluation  0.2500 at epoch 2, best 0.5000 at epoch 1" in results_text.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_dashboard_has_the_last_evaluation_and_the_best(width: int) -> None:
+    view = a_view()
+    for epoch, score in ((4, 0.5), (5, 0.25)):
+        view.add(epoch_record(epoch, evaluation=some_scores(epoch, score, "easy", "hard", *("longer" * 3,) * 3)))
+    (line,) = [line for line in drawn(view, width) if "evaluation" in line]
+    assert "evaluation  0.2500     epoch 5   best 0.5000 at epoch 4   easy 0.2500" in line
+    assert len(line) == min(width, 116)

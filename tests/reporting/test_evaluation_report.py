@@ -20,10 +20,10 @@ def evaluation(environment: str = "forage", policy: str = "mine:1000") -> Evalua
     return Evaluation(environment, policy, 7, episodes, 1.5)
 
 
-def shown(evaluations: list[Evaluation], width: int = 80) -> str:
+def shown(evaluations: list[Evaluation], width: int = 80, suite: str | None = None) -> str:
     out = io.StringIO()
     console = Console(file=out, width=width, highlight=False)
-    for part in report(evaluations, "greedy", width):
+    for part in report(evaluations, "greedy", width, suite):
         console.print(part)
     return out.getvalue()
 
@@ -49,6 +49,20 @@ def test_environments_of_a_suite_are_told_apart() -> None:
         assert text.count("mean per episode") == 2 and "2 episodes each" in text
         assert max(len(line) for line in text.splitlines()) <= width
         assert ("lowest" in text) == (width == 140)
+
+
+def test_a_suite_is_named_and_has_the_mean_of_its_means() -> None:
+    text = shown([evaluation("one"), evaluation("two"), evaluation("two", "random")], suite="both")
+    assert text.startswith("suite both: one, two: reward per episode and agent")
+    assert re.search(r"^all of them +mine:1000 +2\.0000 *$", text, re.MULTILINE)
+    assert "all of them  random" not in text, "it did not play on all of them"
+
+
+def test_statistics_that_do_not_fit_are_counted() -> None:
+    many = [evaluation(policy=f"run-{number}:1000") for number in range(9)]
+    text = shown(many)
+    assert "2 statistics of 9 policies: --json has them" in text
+    assert max(len(line) for line in text.splitlines()) <= 80
 
 
 def test_everything_goes_into_json() -> None:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from metta_train.reporting.next_commands import continue_commands
+from metta_train.reporting.next_commands import continue_commands, next_commands
 from metta_train.reporting.reporter import NextCommand
 
 
@@ -21,3 +21,25 @@ def test_a_run_that_is_done_gets_a_longer_goal() -> None:
 def test_secrets_are_not_printed() -> None:
     (command,) = continue_commands(["t", "x.api_key=hunter22"], run="a", total_timesteps=2, agent_step=1)
     assert "hunter22" not in command.command
+
+
+def commands(**changes: object) -> list[str]:
+    facts = {"run": "a", "total_timesteps": 9, "agent_step": 3, "data_dir": None, "saved": True} | changes
+    return [command.command for command in next_commands(["metta-train"], **facts)]  # pyright: ignore[reportArgumentType]
+
+
+def test_a_run_is_measured_watched_drawn_and_continued() -> None:
+    assert commands() == [
+        "metta-eval a --random",
+        "metta-play a",
+        "metta-runs plot a",
+        "metta-train run=a",
+    ]
+
+
+def test_runs_elsewhere_are_found_and_without_a_checkpoint_nothing_plays() -> None:
+    assert commands(saved=False, data_dir="/my runs") == [
+        "metta-runs plot a --data-dir '/my runs'",
+        "metta-train run=a",
+    ]
+    assert commands(saved=False, agent_step=0) == ["metta-train run=a"]

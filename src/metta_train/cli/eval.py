@@ -1,4 +1,4 @@
-"""`metta-eval`: how good is a checkpoint? A fixed, seeded set of episodes, and honest statistics of it."""
+"""`metta-eval`: how good are checkpoints? A fixed, seeded set of episodes, and honest statistics of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,11 @@ from metta_train.reporting.results import plain, print_json, print_results, resu
 from metta_train.run_config import RunConfig
 from metta_train.specs.config_errors import ConfigError
 from metta_train.training.checkpoint_listing import LATEST, list_checkpoints
-from metta_train.training.run_catalog import RunReference, find_reference, read_run_config
+from metta_train.training.run_catalog import RunReference, find_references, read_run_config
 
 if TYPE_CHECKING:
+    import torch
+
     from metta_train.policies.policy import Policy
     from metta_train.specs.environment_spec import EnvironmentSpec
     from metta_train.training.checkpoints import Checkpoint
@@ -36,11 +38,12 @@ REFRESH = 0.2  # seconds
 
 DESCRIPTION = """\
 Play a fixed, seeded set of whole episodes and print mean, median, interquartile mean (IQM) and 95 % bootstrap intervals
-of the reward per episode and agent, and the environment's own statistics."""
+of the reward per episode and agent, and the environment's own statistics. Several runs play on the same maps."""
 EPILOG = """\
 examples:
   metta-eval mine                            the newest good checkpoint on the run's own environment
   metta-eval mine:best --episodes 100        also mine:latest and mine:<agent step>
+  metta-eval mine other 'sweep/*:best'       several runs in one table
   metta-eval mine --random                   beside it the random policy, on the same maps
   metta-eval mine env.max_steps=1000         the run's environment, changed
   metta-eval mine env=arena env.task.rooms=1 another environment, composed as metta-train does
@@ -53,11 +56,40 @@ environment, 3 no usable checkpoint, 6 env workers failed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
-    """One environment to play on."""
+class Player:
+    """A checkpoint that plays."""
 
-    name: str | None  # in a suite; None takes the environment's own
+    reference: RunReference
+    checkpoint: Checkpoint
+
+    @property
+    def agent_step(self) -> int:
+        """Of the checkpoint."""
+        return self.checkpoint.state.progress.agent_step
+
+    @property
+    def name(self) -> str:
+        """`run:<agent step>`, which names the checkpoint on every command line."""
+        return f"{self.reference.paths.run}:{self.agent_step}"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One environment, and who plays on it: checkpoints, and the random policy as None."""
+
+    name: str
+    entries: tuple[tuple[Player | None, RunConfig], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One policy on one environment, ready to play."""
+
+    environment: str
+    by: str
     config: RunConfig
+    policy: Policy
+    device: torch.device
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="metta-eval",
-        usage="metta-eval RUN[:checkpoint] [env=NAME] [env.key=value ...] [option ...]",
+        usage="metta-eval RUN[:checkpoint] ... [env=NAME] [env.key=value ...] [option ...]",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -77,7 +109,12 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add_version(parser)
-    add("words", nargs="*", metavar="RUN[:checkpoint], env.key=value", help="the run, and what to change in its env")
+    add(
+        "words",
+        nargs="*",
+        metavar="RUN[:checkpoint], env.key=value",
+        help="runs, patterns like 'sweep/*', and what to change in the env",
+    )
     add("--episodes", type=int, metavar="N", help=f"default {EPISODES}, or what the suite says")
     add("--seed", type=int, metavar="N", help=f"of maps and sampling; default {SEED}, or what the suite says")
     add("--greedy", action="store_true", help="the most probable action instead of a sampled one")
@@ -100,32 +137,37 @@ def _run(options: argparse.Namespace) -> int:
     episodes = options.episodes or (EPISODES if suite is None else suite.episodes)
     default_seed = SEED if suite is None else suite.seed
     seed = default_seed if options.seed is None else options.seed
-    reference = find_reference(data_dir_of(options), runs[0]) if runs else None
-    wanted = {None: overrides} if suite is None else dict(suite.environments)
-    tasks = [Task(name, _config(reference, of_task, source)) for name, of_task in wanted.items()]
+    references = find_references(data_dir_of(options), runs)
+    configs = [read_run_config(reference.paths) for reference in references]
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in metta-train
-    checkpoint = None if reference is None else _load(reference)
-    evaluations: list[Evaluation] = []
-    for task in tasks:
-        for baseline in (False, True) if options.random else (False,):
-            if not baseline and checkpoint is None:
-                continue
-            played_by = None if baseline else checkpoint
-            evaluations.append(_evaluate(task, played_by, reference, episodes, seed, options))
-    how = "greedy" if options.greedy else "actions sampled"
+    wanted = {None: overrides} if suite is None else dict(suite.environments)
+    composed = {name: _configs(references, configs, of_task, source) for name, of_task in wanted.items()}
+    players = [Player(reference, _load(reference)) for reference in references]
+    tasks = []
+    for name, of_task in composed.items():
+        tasks += _tasks(name, players, of_task, with_random=options.random)
+    # All are built before the first one plays: a mistake is told at once.
+    trials = [_trial(task.name, player, config, options) for task in tasks for player, config in task.entries]
+    evaluations = [_evaluate(trial, episodes, seed, options) for trial in trials]
     if options.json:
         told = {
-            "run": None if reference is None else reference.paths.run,
-            "checkpoint": None if checkpoint is None else checkpoint.path,
-            "agent_step": None if checkpoint is None else checkpoint.state.progress.agent_step,
-            "greedy": options.greedy,
             "suite": options.suite,
+            "greedy": options.greedy,
+            "runs": [
+                {
+                    "run": player.reference.paths.run,
+                    "checkpoint": player.checkpoint.path,
+                    "agent_step": player.agent_step,
+                }
+                for player in players
+            ],
             "evaluations": [plain(evaluation.plain()) for evaluation in evaluations],
         }
         print_json(told)
     else:
+        how = "greedy" if options.greedy else "actions sampled"
         console = results_console()
-        print_results(console, report(evaluations, how, console.width))
+        print_results(console, report(evaluations, how, console.width, suite=options.suite))
     return DONE
 
 
@@ -138,8 +180,6 @@ def _check_options(options: argparse.Namespace, runs: Sequence[str], overrides: 
         if value is not None and value < least:
             raise ConfigError(f"{name} {value}: needs {least} or more")
     refuse_other_keys(overrides)
-    if len(runs) > 1:
-        raise ConfigError(f"{' '.join(runs)}: one run at a time")
     if not runs and not options.random:
         raise ConfigError("which run? metta-eval RUN, or --random for the random policy alone (metta-runs lists runs)")
     if options.suite is not None and overrides:
@@ -152,10 +192,61 @@ def _config_dir(folder: Path | None) -> Path | None:
     return None if folder is None else folder.expanduser().resolve()
 
 
-def _config(reference: RunReference | None, overrides: Sequence[str], source: ConfigSource) -> RunConfig:
-    if reference is None:
-        return run_config(compose(overrides, source))
-    return with_env_overrides(read_run_config(reference.paths), overrides, source, reference.paths.run)
+def _configs(
+    references: Sequence[RunReference],
+    saved: Sequence[Mapping[str, object]],
+    overrides: Sequence[str],
+    source: ConfigSource,
+) -> tuple[RunConfig, ...]:
+    """Of each run with these overrides of its environment; without runs the one that the overrides compose."""
+    if not references:
+        return (run_config(compose(overrides, source)),)
+    return tuple(
+        with_env_overrides(config, overrides, source, reference.paths.run)
+        for reference, config in zip(references, saved, strict=True)
+    )
+
+
+def _tasks(
+    name: str | None, players: Sequence[Player], configs: Sequence[RunConfig], *, with_random: bool
+) -> list[Task]:
+    """One for each different environment: without a suite or `env=` every run plays on its own.
+
+    Args:
+        name: of the environment in a suite; None takes the environment's own.
+        players: may be none.
+        configs: of each player; one without players.
+        with_random: the random policy plays on every environment too.
+    """
+    groups: list[list[int]] = []
+    for number, config in enumerate(configs):
+        same = [group for group in groups if configs[group[0]].env == config.env]
+        if same:
+            same[0].append(number)
+        else:
+            groups.append([number])
+    if len(groups) > 1:
+        print("these runs have different environments; env=NAME or --suite NAME compares them on one", file=sys.stderr)
+    names = [name or _environment_name(configs[group[0]]) for group in groups]
+    tasks = []
+    for title, group in zip(names, groups, strict=True):
+        entries: list[tuple[Player | None, RunConfig]] = [(players[n], configs[n]) for n in group if players]
+        if with_random:
+            entries.append((None, configs[group[0]]))
+        runs = ", ".join(players[number].reference.paths.run for number in group if players)
+        tasks.append(Task(title if names.count(title) == 1 else f"{title} of {runs}", tuple(entries)))
+    return tasks
+
+
+def _environment_name(config: RunConfig) -> str:
+    from metta_train.envs.build import environment_spec
+
+    try:
+        return environment_spec(config.env).name
+    except (ValueError, RuntimeError) as error:
+        if exit_code_of(error) != CRASH:
+            raise
+        raise ConfigError(str(error)) from error  # the game's files
 
 
 def _load(reference: RunReference) -> Checkpoint:
@@ -173,45 +264,39 @@ def _load(reference: RunReference) -> Checkpoint:
     raise NoUsableCheckpointError(f"run {reference.paths.run!r} has no good checkpoint")
 
 
-def _evaluate(
-    task: Task,
-    checkpoint: Checkpoint | None,
-    reference: RunReference | None,
-    episodes: int,
-    seed: int,
-    options: argparse.Namespace,
-) -> Evaluation:
+def _trial(name: str, player: Player | None, config: RunConfig, options: argparse.Namespace) -> Trial:
     from metta_train.envs.build import environment_spec
     from metta_train.policies.uniform import UniformPolicy
-    from metta_train.training.evaluation import play_fixed_set
     from metta_train.training.resources import choose_device
 
-    config = task.config
     try:
         device = choose_device(options.device or config.device)
         spec = environment_spec(config.env)
-        policy = UniformPolicy(spec) if checkpoint is None else _policy(config, spec, checkpoint)
+        policy = UniformPolicy(spec) if player is None else _policy(config, spec, player.checkpoint)
     except (ValueError, RuntimeError) as error:
         if exit_code_of(error) != CRASH:
             raise
-        raise ConfigError(str(error)) from error  # the device, the game's files, weights that do not fit
-    by = RANDOM
-    if checkpoint is not None and reference is not None:
-        by = f"{reference.paths.run}:{checkpoint.state.progress.agent_step}"
-    name = task.name or spec.name
+        who = "" if player is None else f"{player.name} on {name}: "
+        raise ConfigError(f"{who}{error}") from error  # the device, the game's files, weights that do not fit
+    return Trial(name, RANDOM if player is None else player.name, config, policy, device)
+
+
+def _evaluate(trial: Trial, episodes: int, seed: int, options: argparse.Namespace) -> Evaluation:
+    from metta_train.training.evaluation import play_fixed_set
+
     started = time.perf_counter()
-    with _progress(f"{name}: {by}", episodes) as told:
+    with _progress(f"{trial.environment}: {trial.by}", episodes) as told:
         played = play_fixed_set(
-            policy.to(device),
-            config.env,
+            trial.policy.to(trial.device),
+            trial.config.env,
             num_episodes=episodes,
             seed=seed,
             greedy=options.greedy,
-            device=device,
+            device=trial.device,
             num_workers=options.workers,
             told=told,
         )
-    return Evaluation(name, by, seed, played, time.perf_counter() - started)
+    return Evaluation(trial.environment, trial.by, seed, played, time.perf_counter() - started)
 
 
 def _policy(config: RunConfig, spec: EnvironmentSpec, checkpoint: Checkpoint) -> Policy:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from metta_train.reporting.reporter import Reporter, RunHeader, RunOutcome
 from metta_train.reporting.run_view import RunView, SavedCheckpoint, duration, number, sparkline
-from metta_train.specs.records import EpochRecord
+from metta_train.specs.records import EpochRecord, EvaluationScores
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -91,6 +91,9 @@ class PlainConsole(Reporter):
     def record(self, record: EpochRecord) -> None:
         assert self._view is not None, "record() before start()"
         self._view.add(record)
+        scores = record.evaluation
+        if scores is not None and scores.epoch == record.epoch:
+            self._write(evaluation_line(scores))
         if self._clock() >= self._next_line:
             self._next_line = self._clock() + self._interval
             self._write_epoch(self._view)
@@ -191,6 +194,20 @@ def plain_line(view: RunView) -> str:
     return " | ".join(parts)
 
 
+def evaluation_line(scores: EvaluationScores) -> str:
+    """`evaluation at epoch 200: easy 0.31 (0.29 to 0.35), ...`: IQM and interval of each environment; ASCII only."""
+    told = [
+        f"{of_one.environment} {number(of_one.summary.iqm.value)} "
+        f"({number(of_one.summary.iqm.low)} to {number(of_one.summary.iqm.high)})"
+        for of_one in scores.environments
+    ]
+    each = scores.episodes // max(1, len(scores.environments))
+    return (
+        f"evaluation at epoch {scores.epoch}: score {number(scores.score)} | IQM, 95 % interval, {each} episodes each: "
+        f"{', '.join(told)}"
+    )
+
+
 def dashboard(view: RunView, width: int, *, elapsed: float, since_checkpoint: float = 0.0) -> RenderableType:
     """The picture of a run, for a terminal of `width` columns; wider than 116 it stays 116 wide.
 
@@ -215,6 +232,7 @@ def dashboard(view: RunView, width: int, *, elapsed: float, since_checkpoint: fl
         _counters(view, elapsed),
         Text(),
         _reward(view, inner),
+        *_evaluation(view, inner),
         Text(),
         *(_side_by_side(row, inner) for row in columns),
         Text(),
@@ -275,6 +293,23 @@ def _reward(view: RunView, width: int) -> Text:
     value, best = f"{number(view.reward):<10}", f"   best {number(view.best_reward)}"
     spark = sparkline(view.rewards, min(60, width - len(label[0]) - len(value) - len(best)))
     return Text.assemble(label, (value, "bold"), (spark, _ACCENT), (best, _LABEL))
+
+
+def _evaluation(view: RunView, width: int) -> list[Text]:
+    """One line once there is a score; environments that do not fit are left out."""
+    from rich.text import Text
+
+    scores, best = view.evaluation, view.best_evaluation
+    if scores is None or best is None:
+        return []
+    line = Text.assemble(("evaluation  ", _LABEL), (f"{number(scores.score):<10}", "bold"), f" epoch {scores.epoch}")
+    line.append(f"   best {number(best.score)} at epoch {best.epoch}", style=_LABEL)
+    if len(scores.environments) > 1:
+        for of_one in scores.environments:
+            told = f"   {of_one.environment} {number(of_one.summary.mean.value)}"
+            if len(line) + len(told) <= width:
+                line.append(told, style=_LABEL)
+    return [line]
 
 
 def _learning(view: RunView) -> Table:
@@ -379,6 +414,10 @@ def _print_summary(console: Console, view: RunView, outcome: RunOutcome) -> None
     if view.reward is not None:
         mean = f"{number(view.reward)} over the last {view.num_recent_episodes} episodes"
         lines.append(_fact("reward", f"{mean}, best epoch {number(view.best_reward)}"))
+    if view.evaluation is not None and view.best_evaluation is not None:
+        scores, best = view.evaluation, view.best_evaluation
+        last = f"{number(scores.score)} at epoch {scores.epoch}"
+        lines.append(_fact("evaluation", f"{last}, best {number(best.score)} at epoch {best.epoch}"))
     lines.append(_fact("run folder", _shown_path(view.header.folder)))
     if outcome.checkpoint is not None:
         lines.append(_fact("checkpoint", _shown_path(outcome.checkpoint)))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _LABEL = "dim"
 _WIDE = 110  # columns from which mean and median have their interval too
 _WIDE_SEVERAL = 140  # the same where environments have a column
+_NARROWEST = 7  # columns of a statistic
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,21 @@ def score_table(evaluations: Sequence[Evaluation], width: int) -> Table:
         cells += [number(score.smallest), number(score.largest)] if ends else []
         cells.append(f"{evaluation.mean_length:,.0f}")
         table.add_row(*cells)
+    for policy, score in _overall(evaluations).items() if several else ():
+        table.add_row("all of them", policy, number(score), style="bold")
     return table
 
 
-def statistics_table(evaluations: Sequence[Evaluation]) -> list[RenderableType]:
+def _overall(evaluations: Sequence[Evaluation]) -> Mapping[str, float]:
+    """Mean over the environments of the mean score, for every policy that played on all of them."""
+    environments = {evaluation.environment for evaluation in evaluations}
+    means: dict[str, list[float]] = {}
+    for evaluation in evaluations:
+        means.setdefault(evaluation.policy, []).append(evaluation.score.mean.value)
+    return {policy: sum(of_it) / len(of_it) for policy, of_it in means.items() if len(of_it) == len(environments)}
+
+
+def statistics_table(evaluations: Sequence[Evaluation], width: int) -> list[RenderableType]:
     """The environment's own statistics, means per episode side by side; those that are 0 for everybody are counted."""
     from rich.table import Table
     from rich.text import Text
@@ -111,6 +123,9 @@ def statistics_table(evaluations: Sequence[Evaluation]) -> list[RenderableType]:
     shown = [name for name in names if any(of_one.get(name, 0.0) != 0.0 for of_one in told)]
     if not names:
         return []
+    room = width - max(len(name) for name in ["mean per episode", *shown])
+    if room < len(evaluations) * (_NARROWEST + 2):
+        return [Text(), Text(f"{len(names)} statistics of {len(evaluations)} policies: --json has them", style=_LABEL)]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style=_LABEL)
     table.add_column("mean per episode", overflow="fold")
     for evaluation in evaluations:
@@ -123,13 +138,14 @@ def statistics_table(evaluations: Sequence[Evaluation]) -> list[RenderableType]:
     return parts
 
 
-def report(evaluations: Sequence[Evaluation], how: str, width: int) -> list[RenderableType]:
+def report(evaluations: Sequence[Evaluation], how: str, width: int, suite: str | None = None) -> list[RenderableType]:
     """Everything for the terminal.
 
     Args:
         evaluations: environment by environment.
         how: how actions were chosen, e.g. "actions sampled".
         width: columns.
+        suite: name of the set of environments; None for a single one.
     """
     from rich.text import Text
 
@@ -138,7 +154,8 @@ def report(evaluations: Sequence[Evaluation], how: str, width: int) -> list[Rend
     seconds = sum(evaluation.seconds for evaluation in evaluations)
     parts: list[RenderableType] = [
         Text.assemble(
-            (", ".join(environments), "bold"),
+            *([] if suite is None else ["suite ", (suite, "bold"), ": "]),
+            (", ".join(environments), "" if suite else "bold"),
             f": reward per episode and agent, {_count(len(first.episodes))}{' each' if len(evaluations) > 1 else ''}, "
             f"seed {first.seed}, {how}, {duration(seconds)}",
         ),
@@ -147,7 +164,7 @@ def report(evaluations: Sequence[Evaluation], how: str, width: int) -> list[Rend
     ]
     for environment in environments:
         of_it = [evaluation for evaluation in evaluations if evaluation.environment == environment]
-        table = statistics_table(of_it)
+        table = statistics_table(of_it, width)
         if table and len(environments) > 1:
             table.insert(1, Text(environment, style="bold"))
         parts += table

@@ -11,10 +11,35 @@ from metta_train.reporting.reporter import NextCommand
 _LENGTH_KEY = "trainer.total_timesteps"
 
 
+def next_commands(
+    command: Sequence[str], *, run: str, total_timesteps: int, agent_step: int, data_dir: str | None, saved: bool
+) -> tuple[NextCommand, ...]:
+    """Everything that makes sense: measure it, watch it, draw it, continue it.
+
+    Args:
+        command: as of `continue_commands`.
+        run: as of `continue_commands`.
+        total_timesteps: as of `continue_commands`.
+        agent_step: as of `continue_commands`.
+        data_dir: where the run lies; None where every command looks by itself.
+        saved: whether there is a checkpoint.
+    """
+    place = [] if data_dir is None else ["--data-dir", data_dir]
+    looks = [("plot its reward", ["metta-runs", "plot", run])] if agent_step else []
+    if saved:
+        looks = [
+            ("evaluate it beside the random policy", ["metta-eval", run, "--random"]),
+            ("watch it play", ["metta-play", run]),
+            *looks,
+        ]
+    goes_on = continue_commands(command, run=run, total_timesteps=total_timesteps, agent_step=agent_step)
+    return (*(NextCommand(purpose, shlex.join([*words, *place])) for purpose, words in looks), *goes_on)
+
+
 def continue_commands(
     command: Sequence[str], *, run: str, total_timesteps: int, agent_step: int
 ) -> tuple[NextCommand, ...]:
-    """How to go on: the same command, and once the run has its full length, the same with twice the length.
+    """How to continue: the same command, and once the run has its full length, the same with twice the length.
 
     Args:
         command: the program, e.g. "metta-train", and its arguments (those of this job, in a multirun).

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from metta_train.reporting.metric_names import mean_reward
 from metta_train.reporting.reporter import RunHeader
-from metta_train.specs.records import EpisodeRecord, EpochRecord
+from metta_train.specs.records import EpisodeRecord, EpochRecord, EvaluationScores
 
 _RATE_WINDOW = 20.0  # seconds over which steps/s and time shares are averaged; one epoch if that is longer
 _RECENT_EPISODES = 100
@@ -64,6 +64,8 @@ class RunView:
         self.latest: EpochRecord | None = None
         self.checkpoint: SavedCheckpoint | None = None
         self.best_reward: float | None = None
+        self.evaluation: EvaluationScores | None = None  # the last one
+        self.best_evaluation: EvaluationScores | None = None  # of this process
         self._history = _History()
         self._window: deque[EpochRecord] = deque()
         self._episodes: deque[EpisodeRecord] = deque(maxlen=_RECENT_EPISODES)
@@ -75,12 +77,20 @@ class RunView:
             _RATE_WINDOW
         ):
             self._window.popleft()
+        self._add_evaluation(record.evaluation)
         episodes = [episode for episode in record.rollout.episodes if not episode.shortened]
         self._episodes.extend(episodes)
         if episodes:
             reward = mean_reward(episodes)
             self._history.add(reward)
             self.best_reward = reward if self.best_reward is None else max(reward, self.best_reward)
+
+    def _add_evaluation(self, scores: EvaluationScores | None) -> None:
+        if scores is None or scores == self.evaluation:
+            return
+        self.evaluation = scores
+        if self.best_evaluation is None or scores.score >= self.best_evaluation.score:
+            self.best_evaluation = scores
 
     @property
     def rewards(self) -> Sequence[float]:

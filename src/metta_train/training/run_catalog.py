@@ -126,6 +126,16 @@ def find_reference(data_dir: Path, text: str) -> RunReference:
     return RunReference(find_run(data_dir, name), selector if colon else None)
 
 
+def find_references(data_dir: Path, texts: Sequence[str]) -> tuple[RunReference, ...]:
+    """References by name or pattern (`sweep/*:best`), each once, in the order given. Raises as `find_run`."""
+    found: dict[RunReference, None] = {}
+    for text in texts:
+        name, colon, selector = text.partition(":")
+        for paths in find_matching(data_dir, [name]):
+            found.setdefault(RunReference(paths, selector if colon else None))
+    return tuple(found)
+
+
 def summarize(paths: RunPaths, now: float | None = None) -> RunSummary:
     """How a run stands; reads a bounded part of its files. `now` is in seconds since 1970."""
     now = time.time() if now is None else now

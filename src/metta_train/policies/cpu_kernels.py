@@ -156,6 +156,48 @@ def through_relu_bits(grad, outputs, grad_sums, grad_bias) -> None:  # noqa: ANN
 
 
 @_kernel
+def weighted_sums(inputs, weight, bias, out) -> None:  # noqa: ANN001
+    """out[n] <- bias + sum over j of inputs[n, j] weight[j]; float32."""
+    for n in range(inputs.shape[0]):
+        row = inputs[n]
+        total = np.float32(0)
+        for j in range(row.size):
+            total += row[j] * weight[j]
+        out[n] = total + bias
+
+
+@_kernel
+def weighted_sums_bits(inputs, weight, bias, out) -> None:  # noqa: ANN001
+    """The same for bfloat16 inputs; everything else is float32."""
+    for n in range(inputs.shape[0]):
+        row = inputs[n]
+        total = np.float32(0)
+        for j in range(row.size):
+            total += _to_float(row[j]) * weight[j]
+        out[n] = total + bias
+
+
+@_kernel
+def through_weighted_sums(grad, inputs, weight, grad_inputs, grad_weight) -> None:  # noqa: ANN001
+    """grad_inputs[n, j] <- grad[n] weight[j], grad_weight[j] += sum over n of grad[n] inputs[n, j]; float32."""
+    for n in range(inputs.shape[0]):
+        row, target, slope = inputs[n], grad_inputs[n], grad[n]
+        for j in range(row.size):
+            target[j] = slope * weight[j]
+            grad_weight[j] += slope * row[j]
+
+
+@_kernel
+def through_weighted_sums_bits(grad, inputs, weight, grad_inputs, grad_weight) -> None:  # noqa: ANN001
+    """The same for bfloat16 inputs and grad_inputs."""
+    for n in range(inputs.shape[0]):
+        row, target, slope = inputs[n], grad_inputs[n], grad[n]
+        for j in range(row.size):
+            target[j] = _to_bits(slope * weight[j])
+            grad_weight[j] += slope * _to_float(row[j])
+
+
+@_kernel
 def place_tokens(tokens, cells, first_channels, channel_offsets, scaled_values, board, places, values, ends) -> int:  # noqa: ANN001
     """The tokens that a box would show, row after row.
 

@@ -17,6 +17,7 @@ from metta_train.policies.observation import TokenBox
 from metta_train.policies.policy import Policy
 from metta_train.policies.recurrence import run_lstm
 from metta_train.policies.settings import nearest, validated
+from metta_train.policies.single_output import single_output
 from metta_train.policies.token_convolution import convolve_tokens
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.records import PolicyOutput
@@ -128,6 +129,8 @@ def _runner(name: str, components: Mapping[str, ComponentConfig], built: Mapping
         return _as_they_are
     if activation is not None and isinstance(module, nn.Linear):
         return partial(activated_linear, module, activation)
+    if isinstance(module, nn.Linear) and module.out_features == 1:
+        return partial(single_output, module)
     sources = list(_sources(components[name]))
     if isinstance(module, nn.Conv2d) and sources[0].name in built:
         box = built[sources[0].name].module

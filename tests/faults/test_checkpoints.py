@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fnmatch
 import itertools
 import os
 import random
+import re
 import shutil
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from tests.faults.conftest import Tally
 from tests.faults.runs import CARTPOLE, Run, assert_same_run, lines, metrics, newest, steps, train, weights
 from tests.faults.warm_start import WarmStart
 
+FILES = (*CONTENT_FILES, MANIFEST_FILE)
 WRAPPER = ["tests.faults.with_fault"]
 SHORT = [*CARTPOLE, "trainer.total_timesteps=1536"]  # 12 epochs, 4 checkpoints
+PRUNING = [*SHORT, "trainer.checkpoint.keep_last=2", "trainer.checkpoint.keep_best=0"]
 
 
 @pytest.fixture(scope="module")
@@ -35,33 +39,66 @@ def copy_of(data_dir: Path, name: str) -> Path:
     return target
 
 
-def die_in_save(data_dir: Path, points: list[int], tally: Tally) -> None:
-    for point in points:
-        run = f"die-{point}"
-        killed = Run(data_dir, [f"die-at:{point}", *SHORT, f"run={run}"], wrapper=WRAPPER).wait()
-        if killed.code == 0:
-            break  # there are no more points
-        assert killed.code == -9, killed.err
-        before = steps(data_dir, run)
-        if before:
-            newest(data_dir, run)  # whatever is visible is whole
-        again = train(data_dir, *SHORT, f"run={run}")
-        assert again.code == 0, again.err
-        assert_same_run(data_dir, run, "whole")
-        tally.add(survived=True, recovery=again.seconds)
+def die_and_go_on(data_dir: Path, warm: WarmStart, fault: str, tally: Tally) -> str | None:
+    """A run that kills itself inside a save, and the one after it; returns where it died, None if it did not."""
+    run = "die"
+    arguments = [*PRUNING, f"run={run}"]
+    log = data_dir / "die.log"
+    log.write_text("")
+    code, _ = warm.run(arguments, fault=fault, log=log.name)
+    if code == 0:
         shutil.rmtree(data_dir / run)
+        return None
+    assert code == -9, log.read_text()
+    died = log.read_text().rpartition("killed before: ")[2].strip()
+    before = steps(data_dir, run)
+    if before:
+        newest(data_dir, run)  # whatever is visible is whole
+    log.write_text("")
+    code, seconds = warm.run(arguments, log=log.name)
+    assert code == 0, (died, log.read_text())
+    # Never from scratch where something was saved.
+    continued = re.findall(r"continuing from \S+/step-(\d+)", log.read_text().replace("\n", ""))
+    assert [int(step) for step in continued] == before[-1:], died
+    assert_same_run(data_dir, run, "whole")
+    left = steps(data_dir, run)  # after a death in its last save a run has nothing to do any more, not even to delete
+    assert left[-2:] == [1152, 1536] and len(left) <= 2 + (before[-1:] == [1536]), died
+    shutil.rmtree(data_dir / run)
+    tally.add(survived=True, recovery=seconds)
+    return died
 
 
 @pytest.mark.fault("F2 kill -9 inside a save")
-def test_death_at_some_operations_of_a_save(data_dir: Path, tally: Tally) -> None:
-    die_in_save(data_dir, [9, 31], tally)
+def test_death_at_some_points_of_a_save(data_dir: Path, tally: Tally) -> None:
+    with WarmStart(data_dir) as warm:
+        for point in (
+            "rename .tmp-step-000000001152-*",  # complete, not yet under its name
+            "unlink .trash-step-000000000384-*/model.safetensors",  # in the middle of a deletion
+        ):
+            assert die_and_go_on(data_dir, warm, f"die-before:{point}", tally) is not None, point
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.fault("F2 kill -9 inside a save")
-def test_death_at_every_operation_of_the_saves(data_dir: Path, tally: Tally) -> None:
-    die_in_save(data_dir, list(range(0, 70, 2)), tally)
+def test_death_at_every_point_of_the_saves(data_dir: Path, tally: Tally) -> None:
+    """Four saves: the first makes the folder, the third and fourth delete an older checkpoint."""
+    points: list[str] = []
+    with WarmStart(data_dir) as warm:
+        while (died := die_and_go_on(data_dir, warm, f"die-at:{len(points)}", tally)) is not None:
+            points.append(died)
+    wanted = [
+        "mkdir checkpoints",
+        "fsync checkpoints",
+        "mkdir .tmp-step-*",
+        *(f"{operation} .tmp-step-*/{name}" for name in FILES for operation in ("open", "fsync")),
+        "rename .tmp-step-*",
+        "rename step-*",
+        *(f"unlink .trash-step-*/{name}" for name in FILES),
+        "rmdir .trash-step-*",
+    ]
+    assert [want for want in wanted if not fnmatch.filter(points, want)] == []
+    assert len(points) > 60, points
 
 
 @pytest.mark.fault("F4 damaged checkpoint")
@@ -100,7 +137,7 @@ def test_every_kind_of_damage_in_every_file(data_dir: Path, tally: Tally) -> Non
     damages = ("bit", "bit", "bit", "bit", "cut", "empty", "longer", "missing", "swapped")
     other = data_dir / "whole" / "checkpoints"
     with WarmStart(data_dir) as warm:
-        for number, (name, damage) in enumerate(itertools.product((*CONTENT_FILES, MANIFEST_FILE), damages)):
+        for number, (name, damage) in enumerate(itertools.product(FILES, damages)):
             run = f"damage-{number}"
             copy_of(data_dir, run)
             path = newest(data_dir, run) / name

@@ -50,10 +50,13 @@ class WarmStart:
             process.stdin.close()
 
     def run(
-        self, arguments: Sequence[str], kill_after: float | None = None, log: str = "warm.log"
+        self, arguments: Sequence[str], *, kill_after: float | None = None, fault: str = "", log: str = "warm.log"
     ) -> tuple[int, float]:
-        """One run; killed with SIGKILL after some seconds if it lives so long. Exit code and seconds."""
-        pid = self._ask({"arguments": list(arguments), "log": str(self.data_dir / log)})
+        """One run; killed with SIGKILL after some seconds if it lives so long. Exit code and seconds.
+
+        `fault` is one of with_fault.py.
+        """
+        pid = self._ask({"arguments": list(arguments), "fault": fault, "log": str(self.data_dir / log)})
         started = time.monotonic()
         if kill_after is not None:
             time.sleep(kill_after)
@@ -76,6 +79,7 @@ def serve() -> None:
 
     import metta_train.assembly  # noqa: F401
     from metta_train.cli.train import main
+    from tests.faults.with_fault import install
 
     for line in sys.stdin:
         request = json.loads(line)
@@ -92,6 +96,8 @@ def serve() -> None:
             os.dup2(log, 2)
             code = 1
             try:
+                if request["fault"]:
+                    install(request["fault"])
                 code = main(request["arguments"])
             finally:
                 sys.stdout.flush()

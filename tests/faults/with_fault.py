@@ -1,7 +1,8 @@
 """`python -m tests.faults.with_fault FAULT ARGUMENTS...`: the command line with one thing broken on purpose.
 
 FAULT is `<what>:<number>`:
-    die-at:N        SIGKILL before the N-th operation on the disk that a save makes
+    die-at:N        SIGKILL before operation N of those that change the folder of checkpoints, the first being 0
+    die-before:TEXT the same before the first operation that TEXT describes: `rename .tmp-step-000000000384-*`
     full-disk:N     the N-th checkpoint and all after it find no room; `full-disk:N-M` recovers after the M-th
     out-of-memory:N the N-th gradient step runs out of memory
     bug:N           the N-th gradient step raises
@@ -14,9 +15,10 @@ FAULT is `<what>:<number>`:
 from __future__ import annotations
 
 import errno
+import fnmatch
+import io
 import itertools
 import os
-import shutil
 import signal
 import sys
 import time
@@ -28,29 +30,54 @@ from tests.faults.recorded_disk import Recorder
 
 
 def main() -> int:
-    what, _, number = sys.argv[1].partition(":")
-    FAULTS[what](number)
+    install(sys.argv[1])
     from metta_train.cli.train import main as train
 
     return train(sys.argv[2:])
 
 
-def die_at(number: str) -> None:
-    """Counts what changes the disk inside the folder of checkpoints."""
-    left = itertools.count(int(number), -1)
+def install(fault: str) -> None:
+    """Break the thing in this process."""
+    what, _, number = fault.partition(":")
+    FAULTS[what](number)
 
-    def dying(original: Callable[..., Any]) -> Callable[..., Any]:
+
+def die_at(number: str) -> None:
+    left = itertools.count(int(number), -1)
+    _die_when(lambda operation: next(left) == 0)
+
+
+def die_before(pattern: str) -> None:
+    _die_when(lambda operation: fnmatch.fnmatch(operation, pattern))
+
+
+def _die_when(condition: Callable[[str], bool]) -> None:
+    """Looks at each operation that changes the folder of checkpoints, e.g. `rename .tmp-step-000000000384-...`."""
+
+    def dying(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def operation(*arguments: Any, **options: Any) -> Any:
-            if ("checkpoints" in f"{arguments[0]}" or original is os.fsync) and next(left) == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+            path = _path_of(arguments[0], options.get("dir_fd"))
+            reads = name == "open" and set("wxa+").isdisjoint(str(arguments[1:2]))
+            _, found, below = f"{path}/".partition("/checkpoints/")
+            if found and not reads:
+                told = f"{name} {below.rstrip('/') or 'checkpoints'}"
+                if condition(told):
+                    os.write(2, f"killed before: {told}\n".encode())
+                    os.kill(os.getpid(), signal.SIGKILL)
             return original(*arguments, **options)
 
         return operation
 
-    os.fsync = dying(os.fsync)
-    shutil.rmtree = dying(shutil.rmtree)
-    for name in ("mkdir", "rename", "open"):
-        setattr(Path, name, dying(getattr(Path, name)))
+    for name in ("mkdir", "rename", "replace", "unlink", "rmdir", "fsync"):
+        setattr(os, name, dying(name, getattr(os, name)))
+    io.open = dying("open", io.open)
+
+
+def _path_of(target: int | str | os.PathLike[str], folder: int | None) -> str:
+    if isinstance(target, int):
+        return os.readlink(f"/proc/self/fd/{target}")
+    path = os.fspath(target)
+    return path if folder is None else f"{os.readlink(f'/proc/self/fd/{folder}')}/{path}"
 
 
 def full_disk(numbers: str) -> None:
@@ -163,6 +190,7 @@ def record(folder: str) -> None:
 
 FAULTS: dict[str, Callable[[str], None]] = {
     "die-at": die_at,
+    "die-before": die_before,
     "full-disk": full_disk,
     "out-of-memory": out_of_memory,
     "bug": bug,

@@ -544,15 +544,15 @@ def _evaluation_envs(config: RunConfig, spec: EnvironmentSpec, policy: Policy) -
     for name, env in config.suite.environments.items():
         own = environment_spec(env)
         same = (own.observation, own.actions) == (spec.observation, spec.actions)
-        player = policy if same else build_policy(config, own).to(policy.active_rows.device)
-        found.append(EvaluationEnv(name, env, player))
         try:
+            player = policy if same else build_policy(config, own).to(policy.active_rows.device)
             copy_weights(policy, player)
         except ValueError as error:
             raise ValueError(
                 f"trainer.simulation.suite={config.trainer.simulation.suite}: its environment {name} cannot be played "
                 f"by a policy for {spec.name}: {error}"
             ) from error
+        found.append(EvaluationEnv(name, env, player))
     return tuple(found)
 
 

@@ -134,7 +134,7 @@ def test_show_tells_everything_about_a_run(
     assert "4,000 of 10,000 (40%), epoch 4" in out
     assert "4.0000 over the last 10% of the run, best epoch 4.0000" in out
     assert "500 steps/s, 8 s in all" in out
-    assert "2 checkpoints, latest 4,000, best 4,000 (score 0.5000)" in out
+    assert "2 checkpoints, latest 4,000, best 4,000 (reward 0.5000)" in out
     assert "metta-train run=a-1 seed=1" in out
     assert "⣀" in out or "⡠" in out
     assert max(len(line) for line in out.splitlines()) <= 80
@@ -169,6 +169,13 @@ def test_checkpoints_marks_latest_and_best(data_dir: Path, capsys: pytest.Captur
     ]
     assert " best " in lines[2] and " latest " in lines[3]
     assert [info["score"] for info in ran_json(capsys, "checkpoints", "scored")] == [0.25, 0.75, 0.5]
+
+
+def test_scores_of_an_evaluation_are_named(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(data_dir, "evaluated", scores=(0.25, 0.75), scored_by="suite forage")
+    assert ran(capsys, "checkpoints", "evaluated").out.endswith("\nscores: mean episode reward on suite forage\n")
+    assert "best 4,000 (suite forage 0.7500)" in ran(capsys, "show", "evaluated").out
+    assert {told["scored_by"] for told in ran_json(capsys, "checkpoints", "evaluated")} == {"suite forage"}
 
 
 def test_one_checkpoint_can_be_named(data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ def write_run(
     state: RunState = "done",
     rewards: Sequence[float] = (1.0, 2.0, 3.0, 4.0),
     scores: Sequence[float | None] = (None, 0.5),
+    scored_by: str | None = None,
     goal: int = 10_000,
 ) -> RunPaths:
     """A run of one epoch of 1000 steps and 2 seconds per reward; the last epochs are saved, one per score."""
@@ -38,18 +39,18 @@ def write_run(
             reporter.record(epoch_record(number, episodes=[episode(reward)], total=goal))
         reporter.finish(RunOutcome("done", len(rewards), 1000 * len(rewards), 2.0 * len(rewards)))
         for offset, score in enumerate(scores):
-            save_checkpoint(paths, len(rewards) - len(scores) + 1 + offset, score)
+            save_checkpoint(paths, len(rewards) - len(scores) + 1 + offset, score, scored_by)
         last = rewards[-1] if rewards else None
         folder.write_status(RunStatus(state, len(rewards), 1000 * len(rewards), goal, reward=last))
     return paths
 
 
-def save_checkpoint(paths: RunPaths, epoch: int, score: float | None) -> Path:
+def save_checkpoint(paths: RunPaths, epoch: int, score: float | None, scored_by: str | None = None) -> Path:
     """A checkpoint after `epoch` epochs of 1000 steps, with a few numbers for weights."""
     state = CheckpointState(
         progress=Progress(epoch=epoch, agent_step=1000 * epoch),
         agent="agent=fast",
         environment="forage",
-        metadata={"score": score},
+        metadata={"score": score, "scored_by": scored_by},
     )
     return checkpoints.save(paths.checkpoints, {"w": torch.arange(4.0)}, {}, state)

@@ -13,8 +13,8 @@ from metta_train.training.checkpoints import CheckpointState, CheckpointSummary,
 from metta_train.training.retention import Retention, prune
 
 
-def a_summary(epoch: int, score: float | None = None) -> CheckpointSummary:
-    return CheckpointSummary(Path(f"step-{epoch:012d}"), epoch, epoch * 10, score)
+def a_summary(epoch: int, score: float | None = None, scored_by: str = "reward") -> CheckpointSummary:
+    return CheckpointSummary(Path(f"step-{epoch:012d}"), epoch, epoch * 10, score, scored_by)
 
 
 def gone(retention: Retention, *saved: CheckpointSummary) -> list[int]:
@@ -28,6 +28,14 @@ def test_the_newest_stay() -> None:
 def test_the_best_stays_and_of_equals_the_newer() -> None:
     saved = [a_summary(1, 0.5), a_summary(2, 0.9), a_summary(3, 0.9), a_summary(4, 0.1), a_summary(5), a_summary(6)]
     assert gone(Retention(2, 1, 0), *saved) == [1, 2, 4]
+
+
+def test_an_evaluation_beats_any_reward_and_another_suite_is_another_measure() -> None:
+    rewards = [a_summary(1, 90.0), a_summary(2, 91.0)]
+    forage = [a_summary(3, 0.5, "suite forage"), a_summary(4, 0.4, "suite forage")]
+    assert gone(Retention(2, 1, 0), *rewards, *forage, a_summary(5), a_summary(6)) == [1, 2, 4]
+    arena = [a_summary(5, 0.1, "suite arena"), a_summary(6, 0.0, "suite arena")]
+    assert gone(Retention(2, 1, 0), *rewards, *forage, *arena, a_summary(7), a_summary(8)) == [1, 2, 3, 4, 6]
 
 
 def test_milestones_stay() -> None:

@@ -30,6 +30,7 @@ from metta_train.reporting.run_tables import (
     comparison,
     run_details,
     run_list,
+    score_notes,
     size,
     verification,
 )
@@ -206,7 +207,7 @@ def _checkpoints(options: argparse.Namespace) -> int:
             best=None if best is None else best.name,
             now=time.time(),
         )
-        print_results(results_console(), [table])
+        print_results(results_console(), [table, *score_notes(saved)])
     return DONE
 
 

@@ -214,6 +214,20 @@ def checkpoint_list(saved: Sequence[CheckpointInfo], *, latest: str | None, best
     return table
 
 
+def score_notes(saved: Sequence[CheckpointInfo]) -> list[Text]:
+    """What the scores in a list of checkpoints are, where some come from evaluations."""
+    from rich.text import Text
+
+    measures = list(dict.fromkeys(info.scored_by for info in saved if info.score is not None))
+    if measures in ([], ["reward"]):
+        return []
+    return [Text(f"scores: mean episode {' or '.join(map(_measure, measures))}", style=_LABEL)]
+
+
+def _measure(scored_by: str) -> str:
+    return "reward while training" if scored_by == "reward" else f"reward on {scored_by}"
+
+
 def verification(results: Sequence[tuple[str, str | None]]) -> Table:
     """Name of a checkpoint, and what is wrong with it."""
     from rich.text import Text
@@ -303,7 +317,7 @@ def _saved(details: RunDetails) -> str:
         return "no checkpoint yet"
     text = f"{len(good)} checkpoint{'s' if len(good) != 1 else ''}, latest {good[-1].agent_step:,}"
     best = next((info for info in good if info.name == details.best), None)
-    return text if best is None else f"{text}, best {best.agent_step:,} (score {number(best.score)})"
+    return text if best is None else f"{text}, best {best.agent_step:,} ({best.scored_by} {number(best.score)})"
 
 
 def _times(count: int) -> str:

@@ -24,6 +24,8 @@ COMPANIONS = {
     "agent/mlp": ["env=gymnasium"],
     "env/gymnasium": ["agent=mlp"],
     "env/mettagrid": ["env.config=game.yaml"],
+    "env/pettingzoo": ["env.id=sisl/pursuit_v5"],
+    "env/plugin": ["env.name=mine"],
 }
 
 

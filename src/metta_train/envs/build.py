@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from metta_train.envs.config import EnvConfig, MettaGridEnvConfig
+from metta_train.envs.config import EnvConfig, GymnasiumEnvConfig, MettaGridEnvConfig
 from metta_train.envs.environment import Environment
 from metta_train.envs.factory import environment_factory
 from metta_train.envs.in_process import InProcessVectorEnv
-from metta_train.envs.stage import Stage
+from metta_train.envs.stage import PlainStage, Stage
 from metta_train.envs.vector import ResumableVectorEnv
 from metta_train.envs.workers import WorkerVectorEnv
 from metta_train.specs.environment_spec import EnvironmentSpec
@@ -31,9 +31,13 @@ def make_stage(config: EnvConfig, *, pictures: bool = False) -> Stage:
         from metta_train.envs.mettagrid_stage import MettaGridStage
 
         return MettaGridStage(load_game(config))
-    from metta_train.envs.gymnasium_stage import GymnasiumStage
+    if isinstance(config, GymnasiumEnvConfig):
+        from metta_train.envs.gymnasium_stage import GymnasiumStage
 
-    return GymnasiumStage(config, pictures=pictures)
+        return GymnasiumStage(config, pictures=pictures)
+    if pictures:
+        raise ValueError(f"env.type={config.type}: such an environment draws no pictures for us")
+    return PlainStage(make_environment(config))
 
 
 def make_vector_env(

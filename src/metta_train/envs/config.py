@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, JsonValue, model_validator
 
 from metta_train.specs.config_model import ConfigModel
+from metta_train.specs.entry_points import ENVS, offered_names
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -165,4 +166,59 @@ class GymnasiumEnvConfig(ConfigModel):
     """Workers that may fail and be started again; 0 = save and stop (exit code 6)."""
 
 
-EnvConfig = Annotated[MettaGridEnvConfig | GymnasiumEnvConfig, Field(discriminator="type")]
+class PettingZooEnvConfig(ConfigModel):
+    """A PettingZoo parallel environment: agents of one kind and number, Box observations, Discrete actions."""
+
+    type: Literal["pettingzoo"]
+    """Which kind of environment this is; the other keys depend on it."""
+    id: str | None
+    """sisl/pursuit_v5 of PettingZoo itself, mpe2.simple_spread_v3 of another package, or package.module:function."""
+    kwargs: dict[str, JsonValue]
+    """Further arguments of its parallel_env."""
+    max_steps: Positive | None
+    """Time limit, a truncation; null = the environment's own."""
+    desync_episodes: bool
+    """With max_steps: the first episode of each env ends at a random step, so that resets are spread over time."""
+    start_timeout: Seconds
+    """Seconds in which a worker process must be ready."""
+    step_timeout: Seconds
+    """Seconds in which it must answer a step or reset."""
+    restart_budget: Count
+    """Workers that may fail and be started again; 0 = save and stop (exit code 6)."""
+
+    @model_validator(mode="after")
+    def _has_an_id(self) -> Self:
+        if not self.id:
+            raise ValueError("id: needs a PettingZoo environment, e.g. env.id=sisl/pursuit_v5")
+        return self
+
+
+class PluginEnvConfig(ConfigModel):
+    """An environment that an installed package offers as an entry point `metta_train.envs`."""
+
+    type: Literal["plugin"]
+    """Which kind of environment this is; the other keys depend on it."""
+    name: str | None
+    """Name of the entry point."""
+    options: dict[str, JsonValue]
+    """The environment's own keys, checked by its own model."""
+    desync_episodes: bool
+    """The first episode of each env ends at a random step, so that resets are spread over time."""
+    start_timeout: Seconds
+    """Seconds in which a worker process must be ready."""
+    step_timeout: Seconds
+    """Seconds in which it must answer a step or reset."""
+    restart_budget: Count
+    """Workers that may fail and be started again; 0 = save and stop (exit code 6)."""
+
+    @model_validator(mode="after")
+    def _has_a_name(self) -> Self:
+        if not self.name:
+            offered = ", ".join(offered_names(ENVS)) or "nothing yet: see docs/own-env.md"
+            raise ValueError(f"name: needs what an installed package offers as an entry point {ENVS} ({offered})")
+        return self
+
+
+EnvConfig = Annotated[
+    MettaGridEnvConfig | GymnasiumEnvConfig | PettingZooEnvConfig | PluginEnvConfig, Field(discriminator="type")
+]

@@ -50,6 +50,17 @@ class Stage(ABC):
         )
 
 
+class PlainStage(Stage):
+    """An environment of which there is nothing to see but its numbers."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+
+    @property
+    def environment(self) -> Environment:
+        return self._environment
+
+
 def buffers_for(spec: EnvironmentSpec) -> EnvBuffers:
     """Buffers of one environment alone."""
     return EnvBuffers(

@@ -29,6 +29,19 @@ FORAGE = [
     "trainer.total_timesteps=6144",
     "env.max_steps=37",
 ]
+# The shortest run with everything in it: a start takes a second.
+SMALL_FORAGE = [
+    "agent=fast",
+    "trainer=smoke",
+    "wandb=off",
+    "seed=3",
+    "trainer.num_envs=1",
+    "trainer.bptt_horizon=8",
+    "trainer.batch_size=192",
+    "trainer.total_timesteps=1536",
+    "trainer.checkpoint.checkpoint_interval=2",
+    "env.max_steps=13",
+]
 CARTPOLE = [
     "agent=mlp",
     "env=gymnasium",
@@ -142,6 +155,14 @@ def living() -> list[int]:
             if state != "Z":
                 found.append(int(folder.name))
     return found
+
+
+def assert_gone(pids: Sequence[int], seconds: float = 5.0) -> None:
+    """None of these processes lives on."""
+    deadline = time.monotonic() + seconds
+    while left := set(pids) & set(living() if pids else ()):
+        assert time.monotonic() < deadline, f"processes left behind: {sorted(left)}"
+        time.sleep(0.02)
 
 
 def marked(pid: int, mark: str) -> bool:

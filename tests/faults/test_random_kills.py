@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Tally
-from tests.faults.runs import CARTPOLE, FORAGE, assert_same_run
+from tests.faults.runs import CARTPOLE, SMALL_FORAGE, assert_same_run
 from tests.faults.warm_start import WarmStart
 
 KINDS = {
     "cartpole": CARTPOLE,
-    "forage": FORAGE,
+    "forage": SMALL_FORAGE,
+    "forage with a worker": [*SMALL_FORAGE, "trainer.num_workers=1", "trainer.async_factor=1"],
     "workers": [*CARTPOLE, "trainer.num_workers=2", "trainer.async_factor=2"],
 }
 
@@ -55,6 +56,8 @@ def test_a_few_random_kills(tmp_path: Path, tally: Tally) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.fault("F1 kill -9, random moment")
-@pytest.mark.parametrize(("kind", "kills"), [("cartpole", 120), ("workers", 60), ("forage", 30)])
+@pytest.mark.parametrize(
+    ("kind", "kills"), [("cartpole", 100), ("workers", 50), ("forage", 50), ("forage with a worker", 20)]
+)
 def test_many_random_kills(kind: str, kills: int, tmp_path: Path, tally: Tally) -> None:
     torture(tmp_path, kind, kills, tally)

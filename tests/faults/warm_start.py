@@ -16,6 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+import psutil
+
+from tests.faults.runs import assert_gone
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -60,7 +64,9 @@ class WarmStart:
         started = time.monotonic()
         if kill_after is not None:
             time.sleep(kill_after)
+            children = [child.pid for child in psutil.Process(pid).children(recursive=True)]
             os.kill(pid, signal.SIGKILL)  # a zombie at least: the parent reaps only when asked
+            assert_gone(children)
         code = self._ask({"wait": pid})
         return code, time.monotonic() - started
 

@@ -17,7 +17,7 @@ from metta_train.training.config import TrainerConfig
 CONF = conf_folder()
 ALL_FILES = sorted(file.relative_to(CONF) for file in CONF.rglob("*.yaml"))
 SUITES = [file.stem for file in ALL_FILES if file.parent.as_posix() == "eval"]
-FILES = [file for file in ALL_FILES if file.parent.as_posix() != "eval"]  # what a run is composed of
+FILES = [file for file in ALL_FILES if file.parent.as_posix() not in ("eval", "sweep")]  # what a run is composed of
 
 # What a choice needs beside itself to be a whole configuration.
 COMPANIONS = {

@@ -34,7 +34,10 @@ EXAMPLES = (
     ("metta-train run=mine trainer.total_timesteps=3_000_000", "goes on with mine from its newest checkpoint"),
     ("metta-train env=gymnasium env.id=CartPole-v1 agent=mlp", "any Gymnasium environment"),
     ("metta-train experiment=original", "the original's task, network and numbers; wants a GPU"),
-    ("metta-train -m run=lr seed=1,2,3 trainer.optimizer.learning_rate=1e-3,2e-3", "six runs: lr/0 to lr/5"),
+    (
+        "metta-train -m run=lr seed=1,2,3 trainer.optimizer.learning_rate=1e-3,2e-3",
+        "six runs in lr/, compared in a table",
+    ),
     ("metta-train trainer=smoke wandb=off", "three epochs in seconds, to see that everything works"),
     ("metta-train --dry-run trainer=gpu", "would it fit? plans and builds everything, trains nothing"),
 )
@@ -42,7 +45,7 @@ OPTIONS = (
     ("-h, --help [WORD...]", "this page, or what a group, an option (trainer=gpu) or a key (trainer.ppo) means"),
     ("--dry-run", "compose, plan and build everything, take one step, say what it costs; nothing is written"),
     ("--cfg job", "print the configuration and stop; with --resolve references are replaced by values"),
-    ("-m, --multirun", "one run for each combination of comma-separated values: <run>/0, <run>/1, ..."),
+    ("-m, --multirun", "one run for each combination of comma-separated values, in <run>/; docs/sweeps.md"),
     ("--config-dir FOLDER", "look for groups of your own there; also in $METTA_TRAIN_SEARCH_PATH and ./conf"),
     ("-sc install=bash", 'tab completion: eval "$(metta-train -sc install=bash)"; also zsh and fish'),
     ("--version", "print the version"),

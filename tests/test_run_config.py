@@ -175,6 +175,16 @@ def test_other_values_are_no_whole_numbers(plain: dict[str, Any], given: object)
             "trainer.checkpoint.checkpoint_interval=50, because the weights that are evaluated are saved; use 50",
         ),
         (
+            {"wandb.video_interval": 100},
+            "wandb.video_interval=100: needs 0 (never) or a multiple of trainer.simulation.evaluate_interval=200, "
+            "because films show evaluations; use 200",
+        ),
+        (
+            {"wandb.video_interval": 100, "trainer.simulation.evaluate_interval": 0},
+            "wandb.video_interval=100: films show evaluations, and trainer.simulation.evaluate_interval=0 means there "
+            "is none; set that too",
+        ),
+        (
             {"trainer.optimizer.learning_rate": 1e-5},
             "trainer.hyperparameter_scheduler.learning_rate_schedule.min_value=3e-05: needs at most the initial value, "
             "trainer.optimizer.learning_rate=1e-05; use null for a tenth of it, or type=constant",

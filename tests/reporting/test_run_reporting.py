@@ -16,7 +16,7 @@ from tests.fakes.epoch_records import epoch_record
 
 def wandb_config(mode: str) -> WandbConfig:
     values = {"mode": mode, "project": "metta", "entity": None, "group": None, "name": None}
-    return WandbConfig.model_validate(values | {"tags": (), "notes": "", "job_type": "train"})
+    return WandbConfig.model_validate(values | {"tags": (), "notes": "", "job_type": "train", "video_interval": 0})
 
 
 def test_a_run_without_wandb_is_reported_completely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ CONFIG = WandbConfig.model_validate(
         "tags": ("t1", "t2"),
         "notes": "a note",
         "job_type": "train",
+        "video_interval": 0,
     }
 )
 DONE = RunOutcome(state="done", epoch=2, agent_step=2000, elapsed=4.0)

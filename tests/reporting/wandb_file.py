@@ -36,6 +36,8 @@ def _payloads(content: bytes) -> Iterator[bytes]:
             continue
         _, length, kind = _CHUNK_HEADER.unpack_from(content, place)
         place += _CHUNK_HEADER.size
+        if place + length > len(content):
+            return  # still being written
         payload += content[place : place + length]
         place += length
         if kind in (_FULL, _LAST):

@@ -38,7 +38,7 @@ def test_an_agent_that_terminates_early_watches_until_all_have_ended() -> None:
     )
     offset = derived_seed(derived_seed(5, "rank", 0, "env", 0, "episode", 0), "pettingzoo") % 2**31 % 1000
     # What is seen before step t, by agent: its own step counter until it ends, and zeros from the next step on.
-    seen = got.observations[:5, :, 0] - offset
+    seen = got.observations[:5, :, 0].astype(np.float64) - offset
     np.testing.assert_array_equal(seen[:, 2], [0, 1, 2, 3, 4])
     np.testing.assert_array_equal(seen[:3, 0], [0, 1, 2])
     assert not got.observations[3:5, 0].any() and got.observations[5, 0, 1] != 0

@@ -1,0 +1,1 @@
+"""Imported on every start of metta-train, to find conf/: keep it light."""

@@ -122,7 +122,8 @@ class RolloutCollector:
         started = perf_counter()
         restarts = self._env.restarts
         self._env_seconds = 0.0
-        with torch.inference_mode():
+        # One autocast context for all steps: it casts the weights once.
+        with torch.inference_mode(), self._autocast:
             episodes = self._act()
             bootstrap_values = self._bootstrap_values()
         # Outside of inference mode, so that what is trained on are ordinary tensors.
@@ -151,8 +152,7 @@ class RolloutCollector:
         if step % self._buffer.horizon == 0:
             self._buffer.begin_segment(step, part.rows, part.state)
         observations = self._to_device(part.observations)
-        with self._autocast:
-            decision = self._policy.act(observations, part.state, part.resets, self._generator)
+        decision = self._policy.act(observations, part.state, part.resets, self._generator)
         self._buffer.store_decision(step, part.rows, observations, part.resets, decision)
         part.state = decision.state
         actions = decision.actions.cpu().numpy()
@@ -195,8 +195,7 @@ class RolloutCollector:
         )
 
     def _values(self, observations: Tensor, state: RecurrentState, resets: Tensor) -> Tensor:
-        with self._autocast:
-            return self._policy(observations.unsqueeze(1), state, resets.unsqueeze(1)).values.squeeze(1)
+        return self._policy(observations.unsqueeze(1), state, resets.unsqueeze(1)).values.squeeze(1)
 
     def _to_device(self, array: NDArray[np.generic]) -> Tensor:
         tensor = torch.from_numpy(array)

@@ -6,11 +6,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 from torch.fx import Graph, Node
+from torch.fx.node import map_arg
 
 from metta_train.export.step_graph import NotExportableError
 
@@ -55,17 +55,7 @@ def network_source(program: ExportedProgram, title: str) -> NetworkSource:
     Raises:
         NotExportableError: the graph has parts that are no plain torch operations.
     """
-    graph = _plain_graph(program)
-    tensors: dict[str, Tensor] = {}
-    for entry, node in zip(program.graph_signature.input_specs, graph.find_nodes(op="placeholder"), strict=True):
-        if entry.kind is InputKind.USER_INPUT:
-            continue
-        if not node.users:  # what only the counting of tokens, or the like, had used
-            graph.erase_node(node)
-            continue
-        name = str(entry.target).removeprefix(PREFIX)
-        tensor = _tensor(program, str(entry.target))
-        tensors[name if entry.kind is InputKind.PARAMETER else f"{CONSTANTS}{name}"] = tensor.detach()
+    graph, tensors = _plain_graph(program)
     code = graph.python_code("self")
     used = {name for name in code.globals if re.search(rf"\b{name}\b", code.src)}  # fx always offers some more
     if unknown := used - _IMPORTED:
@@ -75,6 +65,58 @@ def network_source(program: ExportedProgram, title: str) -> NetworkSource:
     return NetworkSource(f"{_HEADER.format(title=title, tensors=listed)}{body}\n", tensors)
 
 
+def _plain_graph(program: ExportedProgram) -> tuple[Graph, dict[str, Tensor]]:
+    """The operations alone, under names that depend on nothing else, and the tensors before the observations.
+
+    Without checks of what was recorded, and without changes of buffers.
+    """
+    inputs = dict(zip(program.graph.find_nodes(op="placeholder"), program.graph_signature.input_specs, strict=True))
+    used = _used(program)
+    graph, tensors = Graph(), dict[str, Tensor]()
+    copies: dict[Node, Node] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder" and inputs[node].kind is InputKind.USER_INPUT:
+            copies[node] = graph.placeholder(node.name)
+        elif node not in used:
+            continue
+        elif node.op == "placeholder":
+            name = str(inputs[node].target).removeprefix(PREFIX)
+            tensor = _tensor(program, str(inputs[node].target)).detach()
+            tensors[name if inputs[node].kind is InputKind.PARAMETER else f"{CONSTANTS}{name}"] = tensor
+            copies[node] = graph.placeholder(name.replace(".", "_"))
+        elif node.op == "call_function":
+            kwargs = {key: value for key, value in node.kwargs.items() if key not in _STATED_BY_THE_CALLER}
+            copies[node] = graph.create_node(
+                "call_function",
+                node.target,
+                map_arg(node.args, copies.__getitem__),
+                map_arg(kwargs, copies.__getitem__),
+            )
+        else:
+            raise NotExportableError(f"the graph of this agent holds {node.target}, which is no operation of torch")
+    graph.output(tuple(copies[node] for node in _results(program)))
+    return graph, tensors
+
+
+def _results(program: ExportedProgram) -> list[Node]:
+    """Logits, values and the state after the step."""
+    names = [entry.arg.name for entry in program.graph_signature.output_specs if entry.kind is OutputKind.USER_OUTPUT]
+    by_name = {node.name: node for node in program.graph.nodes}
+    return [by_name[name] for name in names]
+
+
+def _used(program: ExportedProgram) -> set[Node]:
+    """What the results depend on."""
+    used: set[Node] = set()
+    waiting = _results(program)
+    while waiting:
+        node = waiting.pop()
+        if node not in used:
+            used.add(node)
+            waiting += node.all_input_nodes
+    return used
+
+
 def _tensor(program: ExportedProgram, target: str) -> Tensor:
     if target in program.state_dict:
         return program.state_dict[target]
@@ -82,20 +124,3 @@ def _tensor(program: ExportedProgram, target: str) -> Tensor:
     if not isinstance(constant, Tensor):
         raise NotExportableError(f"the graph of this agent holds {target}, which is no tensor")
     return constant
-
-
-def _plain_graph(program: ExportedProgram) -> Graph:
-    """Without checks of what was recorded, and without changes of buffers."""
-    graph = Graph()
-    copies: dict[Node, Node] = {}
-    results: object = graph.graph_copy(program.graph, copies)
-    assert isinstance(results, tuple)
-    kinds = [entry.kind for entry in program.graph_signature.output_specs]
-    graph.output(tuple(node for node, kind in zip(results, kinds, strict=True) if kind is OutputKind.USER_OUTPUT))
-    for node in list(graph.nodes):
-        if node.target is torch.ops.aten._assert_tensor_metadata.default:
-            graph.erase_node(node)
-        else:
-            node.kwargs = {key: value for key, value in node.kwargs.items() if key not in _STATED_BY_THE_CALLER}
-    graph.eliminate_dead_code()
-    return graph

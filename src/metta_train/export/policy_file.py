@@ -183,7 +183,7 @@ def render_policy(tensors: Mapping[str, Tensor], document: PolicyDocument) -> by
         name: tensors[name].detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for name in sorted(tensors)
     }
-    return render_safetensors(own, {"format": "pt", KEY: document.model_dump_json()})
+    return render_safetensors(own, {KEY: document.model_dump_json()})  # several keys would come in any order
 
 
 def read_document(path: Path) -> PolicyDocument:

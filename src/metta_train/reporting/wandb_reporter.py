@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 _QUEUE_LENGTH = 1000  # epochs that may wait for wandb before the newest are left out
 _PROBE_TIMEOUT = 5.0  # seconds until a server that does not answer means offline
-_INIT_TIMEOUT = 30.0  # seconds until one that answers, but does not let the run in, means offline
-_FINISH_TIMEOUT = 60.0  # seconds that the end of a training waits for wandb
+_INIT_TIMEOUT = 15.0  # seconds until one that answers, but does not let the run in, means offline
+_FINISH_TIMEOUT = 30.0  # seconds that the end of a training waits for wandb
 
 logger = logging.getLogger(__name__)
 

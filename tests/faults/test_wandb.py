@@ -1,0 +1,100 @@
+"""F14: wandb in its real online mode, and a server that does not do its part."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.wandb_servers import answering, refusing, silent
+from tests.faults.conftest import Tally
+from tests.faults.runs import CARTPOLE, Ended, Run, assert_same_run, lines
+
+ARGUMENTS = [argument for argument in CARTPOLE if argument != "wandb=off"]
+END = 35.0  # seconds that the end of a run may wait for wandb
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("wandb")
+    assert Run(path, [*ARGUMENTS, "wandb=off", "run=whole"]).wait().code == 0
+    return path
+
+
+def online(data_dir: Path, run: str, address: str, *more: str) -> Run:
+    environ = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": address, "HOME": str(data_dir)}
+    return Run(data_dir, [*ARGUMENTS, "wandb=online", f"run={run}", *more], environ=environ)
+
+
+def assert_offline_and_complete(data_dir: Path, run: str, ended: Ended) -> None:
+    assert ended.code == 0, ended.err
+    assert "Traceback" not in ended.err
+    assert_same_run(data_dir, run, "whole")
+    assert list((data_dir / run / "wandb").glob("offline-run-*/run-*.wandb"))
+
+
+@pytest.mark.fault("F14 wandb: silent server")
+def test_a_server_that_accepts_and_never_answers_costs_no_more_than_seconds(data_dir: Path, tally: Tally) -> None:
+    without = Run(data_dir, [*ARGUMENTS, "wandb=off", "run=without"]).wait()
+    with silent() as address:
+        run = online(data_dir, "silent", address)
+        ended = run.wait()
+    assert "does not answer (timed out); wandb reports offline" in ended.err
+    assert_offline_and_complete(data_dir, "silent", ended)
+    assert ended.seconds < without.seconds + 20.0
+    run.assert_nothing_left(seconds=15.0)
+    tally.add(survived=True, recovery=max(0.0, ended.seconds - without.seconds))
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F14 wandb: refused, no answer to a start, 500, wrong key")
+@pytest.mark.parametrize(
+    ("name", "server", "words"),
+    [
+        ("refused", refusing, "does not answer"),
+        ("no-answer", lambda: answering(None), "wandb does not start online"),
+        ("broken", lambda: answering(500), "wandb does not start online"),
+        ("wrong-key", lambda: answering(401), "wandb does not start online"),
+    ],
+)
+def test_other_servers_are_given_up_too(
+    data_dir: Path, name: str, server: Callable[[], AbstractContextManager[str]], words: str, tally: Tally
+) -> None:
+    without = Run(data_dir, [*ARGUMENTS, "wandb=off", f"run={name}-without"]).wait()
+    with server() as address:
+        run = online(data_dir, name, address)
+        ended = run.wait()
+        run.assert_nothing_left(seconds=15.0)
+    assert words in ended.err
+    assert_offline_and_complete(data_dir, name, ended)
+    assert ended.seconds < without.seconds + END
+    tally.add(survived=True, recovery=max(0.0, ended.seconds - without.seconds))
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F14 wandb: speed beside a silent server")
+def test_training_is_as_fast_as_without_wandb(data_dir: Path) -> None:
+    """Two runs side by side, so that whatever else the machine does falls on both."""
+    long = "trainer.total_timesteps=1000000000"
+    with silent() as address:
+        runs = {
+            "fast-off": Run(data_dir, [*ARGUMENTS, "wandb=off", "run=fast-off", long]),
+            "fast-silent": online(data_dir, "fast-silent", address, long),
+        }
+        try:
+            for name, run in runs.items():
+                run.wait_until(lambda name=name: lines(data_dir, name) >= 1)
+            runs["fast-silent"].wait_until(lambda: "wandb reports offline" in runs["fast-silent"].err())
+            counted = {name: [lines(data_dir, name)] for name in runs}
+            enough = counted["fast-off"][0] + 400
+            runs["fast-off"].wait_until(lambda: lines(data_dir, "fast-off") >= enough, timeout=180)
+            for name in runs:
+                counted[name].append(lines(data_dir, name))
+        finally:
+            for run in runs.values():
+                run.kill()
+                run.wait()
+    speeds = {name: last - first for name, (first, last) in counted.items()}
+    assert speeds["fast-silent"] > 0.9 * speeds["fast-off"], speeds

@@ -8,6 +8,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 
 from hydra.core.hydra_config import HydraConfig
@@ -82,7 +83,8 @@ class SweepJob:
                 print(redact_message(f"{prefix}done before, skipped", overrides), file=sys.stderr)
                 record = replace(record, skipped=True)
             else:
-                self.train(config, [PROGRAM, *overrides])
+                with redirect_stdout(sys.stderr):  # results are the sweep's to print
+                    self.train(config, [PROGRAM, *overrides])
             record = _ended(replace(record, state="done", code=DONE), config)
         except KeyboardInterrupt:
             records.write(replace(record, state="interrupted", code=INTERRUPTED, reason="interrupted"))

@@ -93,6 +93,10 @@ def report(name: str, everything: Sequence[JobRecord], jobs: Sequence[JobRecord]
     if settings:
         parts += [Text(), Text(f"{REWARD}, mean over the last tenth of each run", style=_LABEL)]
         parts.append(results_table(settings, width))
+        unmeasured = sum(job.state == "done" and job.objective is None for job in everything)
+        if unmeasured:
+            told = "1 job" if unmeasured == 1 else f"{unmeasured} jobs"
+            parts.append(Text(f"no episode ended in {told}: more trainer.total_timesteps would tell", style=_LABEL))
     missing = [job for job in jobs if job.state != "done"]
     if missing:
         parts += [Text(), failure_table(missing)]

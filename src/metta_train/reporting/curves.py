@@ -41,6 +41,10 @@ class Curve:
             return None
         return float(self.y[self.x >= self.x[-1] - LAST_SHARE * (self.x[-1] - self.x[0])].mean())
 
+    def until(self, x: float) -> Curve:
+        """The beginning, up to and with `x`."""
+        return Curve(self.x[self.x <= x], self.y[self.x <= x])
+
     def smoothed(self, points: int) -> Curve:
         """Running mean over the last `points` values."""
         if points <= 1:

@@ -69,7 +69,7 @@ class OptunaSearch(SearchMethod):
         running = self._open[trial.number]
         if look not in self._study.get_trials(deepcopy=False)[trial.number].intermediate_values:
             running.report(score, step=look)
-        return running.should_prune()
+        return bool(running.should_prune())
 
     def tell(self, trial: Trial) -> None:
         self._open.pop(trial.number, None)
@@ -114,9 +114,9 @@ def _pruner(config: SweepConfig) -> optuna.pruners.BasePruner:
     match settings.pruner:
         case "median":
             return optuna.pruners.MedianPruner(
-                n_startup_trials=settings.pruner_startup_trials, n_warmup_steps=settings.warmup_looks
+                n_startup_trials=settings.pruner_startup_trials, n_warmup_steps=settings.warmup_looks + 1
             )
         case "halving":
-            return optuna.pruners.SuccessiveHalvingPruner(min_resource=max(1, settings.warmup_looks))
+            return optuna.pruners.SuccessiveHalvingPruner(min_resource=settings.warmup_looks + 1)
         case "none":
             return optuna.pruners.NopPruner()

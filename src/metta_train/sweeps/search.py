@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from metta_train.reporting.metric_names import REWARD
 from metta_train.reporting.storage import storage_errors
 from metta_train.specs.config_errors import nearest_choice
 from metta_train.sweeps.config import SweepConfig
@@ -150,12 +151,18 @@ class Search:
             process.stop()
 
     def _is_hopeless(self, trial: Trial, process: TrialProcess) -> bool:
-        looks = process.tail.agent_step // self._look_every
-        if looks <= self._looks[trial.number] or looks >= self._config.optuna.looks:  # the end is there, or nearly
+        done = self._looks[trial.number]
+        # At the last look the end is there, or nearly.
+        due = min(process.tail.agent_step // self._look_every, self._config.optuna.looks - 1)
+        if due <= done:
             return False
-        self._looks[trial.number] = looks
-        score = process.tail.curve(self._config.metric).last_tenth
-        return score is not None and self._method.is_hopeless(trial, looks, score)
+        self._looks[trial.number] = due
+        curve = process.tail.curve(self._config.metric)
+        for look in range(done + 1, due + 1):  # an epoch may pass several
+            score = curve.until(look * self._look_every).last_tenth
+            if score is not None and self._method.is_hopeless(trial, look, score):
+                return True
+        return False
 
     def _end(self, trial: Trial, process: TrialProcess, code: int) -> None:
         tail = process.tail
@@ -177,6 +184,8 @@ class Search:
 
     def _no_score(self, process: TrialProcess) -> str:
         metric = self._config.metric
+        if metric == REWARD:
+            return f"no episode ended, so there is no {metric}: trials need more trainer.total_timesteps"
         known = sorted({name for epoch in process.tail.epochs for name in epoch})
         return f"no epoch has the metric {metric}{nearest_choice(metric, known)}"
 

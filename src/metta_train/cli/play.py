@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 RANDOM = "random"
 FPS = 12
 MAX_FPS = 50  # GIF counts in hundredths of a second, and viewers slow down what is faster
+DUMB = "dumb"  # a TERM that can do nothing
 REFRESH = 0.2  # seconds
 
 DESCRIPTION = """\
@@ -138,7 +139,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _is_terminal() -> bool:
-    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return sys.stdin.isatty() and sys.stdout.isatty() and os.environ.get("TERM", DUMB) != DUMB
 
 
 # ----- what to play
@@ -307,9 +308,10 @@ def _tell(source: Source, options: argparse.Namespace, outputs: _Outputs, place:
     logged = not outputs.any and not options.json
     results: list[dict[str, object]] = []
     files: list[Path] = []
-    with Filming(cast, [open_film(file, options.fps) for file in outputs.films]) as filming, _progress(cast) as told:
+    films = [open_film(file, options.fps) for file in outputs.films]
+    with Filming(cast, films) as filming, _progress(cast, shown=not logged) as told:
         for episode in range(options.episode, options.episode + (options.episodes or 1)):
-            followed = _Followed(source.moments(episode), told if not logged else lambda _: None)
+            followed = _Followed(source.moments(episode), told)
             if logged:
                 for line in log_lines(cast, episode, followed, options.agent):
                     print(line)
@@ -387,19 +389,19 @@ def _write_replay(
 
 
 @contextmanager
-def _progress(cast: Cast) -> Iterator[Callable[[Moment], None]]:
+def _progress(cast: Cast, *, shown: bool) -> Iterator[Callable[[Moment], None]]:
     """A line on stderr that stays in place, where someone watches."""
-    if not sys.stderr.isatty():
+    if not shown or not sys.stderr.isatty() or os.environ.get("TERM", DUMB) == DUMB:
         yield lambda _: None
         return
-    shown = 0.0
+    last = 0.0
     limit = "" if cast.limit is None else f" of {cast.limit}"
 
     def told(moment: Moment) -> None:
-        nonlocal shown
+        nonlocal last
         now = time.monotonic()
-        if now - shown >= REFRESH:
-            shown = now
+        if now - last >= REFRESH:
+            last = now
             print(f"\r\x1b[K{cast.policy}: step {moment.step}{limit}", end="", file=sys.stderr, flush=True)
 
     try:

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+from mettagrid.config.mettagrid_config import MettaGridConfig
 from mettagrid.simulator.replay_log_writer import EpisodeReplay
 
 from metta_train.envs.mettagrid import MettaGridEnvironment, MettaGridGame
@@ -83,7 +84,7 @@ class _SimulationView:
 
     def __init__(self, game: MettaGridGame, simulator: MettaGrid) -> None:
         self.simulator = simulator
-        self.config = game.config
+        self.config = _with_agents(game.config)
         self.num_agents = game.spec.num_agents
         self.action_names = list(game.spec.actions.names)
         self.resource_names = list(game.config.game.resource_names)
@@ -113,3 +114,10 @@ class _SimulationView:
 
     def talk_states(self) -> Mapping[int, Any]:
         return {}  # games with talk are refused
+
+
+def _with_agents(config: MettaGridConfig) -> MettaGridConfig:
+    """The config with every agent by itself, as MettaGrid's Simulation has it after its start."""
+    game = config.game
+    agents = game.agents or [game.agent] * game.num_agents
+    return config.model_copy(update={"game": game.model_copy(update={"agents": agents})})

@@ -136,14 +136,18 @@ class _Decider:
 
 
 def _notes(decision: Decision, names: tuple[str, ...]) -> list[Note]:
-    """Value and largest probabilities, short enough for MettaGrid's replays."""
+    """Action, value and the largest probabilities, short enough for MettaGrid's replays.
+
+    The action that MettaGrid itself records is a noop where the chosen one failed.
+    """
     assert decision.probabilities is not None and decision.values is not None
     notes: list[Note] = []
-    for probabilities, value in zip(decision.probabilities, decision.values, strict=True):
+    for action, probabilities, value in zip(decision.actions, decision.probabilities, decision.values, strict=True):
         likely = np.argsort(-probabilities, kind="stable")[:NOTED]
         notes.append(
             {
-                "probabilities": {names[action]: round(float(probabilities[action]), 4) for action in likely},
+                "action": names[action],
+                "probabilities": {names[index]: round(float(probabilities[index]), 4) for index in likely},
                 "value": round(float(value), 4),
             }
         )

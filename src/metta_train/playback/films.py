@@ -10,6 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self, final
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from metta_train.playback.moments import Cast, Moment
@@ -17,7 +19,8 @@ from metta_train.playback.tiles import FRAME, Painter
 from metta_train.reporting.storage import storage_errors
 from metta_train.specs.config_errors import ConfigError
 
-_COLOURS = 128
+_OWN_COLOURS, _CUBE = 128, 5  # colours of a GIF: 128 of the first picture, and 5 x 5 x 5
+_UNCHANGED = 255  # in the palette of a GIF: this pixel stays as it is
 _LAST_FRAME = 1500  # milliseconds, so that the end is seen before a GIF starts again
 
 
@@ -58,23 +61,30 @@ class Film(ABC):
 
 
 class Gif(Film):
-    """Few colours, one palette for the whole film."""
+    """Few colours, one palette for the whole film; pixels that stay as they are cost nothing."""
 
     def __init__(self, file: Path, fps: int) -> None:
         super().__init__(file, fps)
         self._palette: Image.Image | None = None
+        self._before: NDArray[np.uint8] | None = None
         self._pictures: list[Image.Image] = []
 
     def add(self, picture: Image.Image) -> None:
         if self._palette is None:
-            self._palette = picture.quantize(_COLOURS, dither=Image.Dither.NONE)
-        self._pictures.append(picture.quantize(palette=self._palette, dither=Image.Dither.NONE))
+            self._palette = _palette_of(picture)
+        flat = picture.quantize(palette=self._palette, dither=Image.Dither.NONE)
+        pixels = np.asarray(flat)
+        if self._before is not None:
+            changes = Image.fromarray(np.where(pixels == self._before, _UNCHANGED, pixels).astype(np.uint8))
+            changes.putpalette(flat.getpalette() or [])
+            flat = changes
+        self._before = pixels
+        self._pictures.append(flat)
 
     def _write(self) -> None:
         first, *others = self._pictures
         pace = round(1000 / self._fps)
-        durations = [pace] * (len(self._pictures) - 1) + [max(pace, _LAST_FRAME)]
-        # optimize would drop palette entries per picture, which costs minutes and saves little.
+        durations = [pace] * len(others) + [max(pace, _LAST_FRAME)]
         first.save(
             self._unfinished,
             format="GIF",
@@ -82,12 +92,24 @@ class Gif(Film):
             append_images=others,
             duration=durations,
             loop=0,
-            optimize=False,
-            disposal=1,
+            optimize=False,  # it would look for colours that each picture can do without
+            transparency=_UNCHANGED,
+            disposal=1,  # a picture is drawn over the one before
         )
 
     def _close(self) -> None:
         self._pictures.clear()
+
+
+def _palette_of(first: Image.Image) -> Image.Image:
+    """The colours of the first picture, and some of every kind for what comes later."""
+    own = first.quantize(_OWN_COLOURS, dither=Image.Dither.NONE).getpalette() or []
+    own = own[: 3 * _OWN_COLOURS]
+    shades = [round(255 * step / (_CUBE - 1)) for step in range(_CUBE)]
+    cube = [part for red in shades for green in shades for blue in shades for part in (red, green, blue)]
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*own, *cube][: 3 * _UNCHANGED])
+    return palette
 
 
 class Mp4(Film):

@@ -15,6 +15,7 @@ from types import FrameType
 ENTER = "\x1b[?1049h\x1b[?25l\x1b[?7l"  # a screen of its own, no cursor, no wrapping
 LEAVE = "\x1b[0m\x1b[?7h\x1b[?25h\x1b[?1049l"
 ESCAPE = "\x1b"
+USUAL_SIZE = 80, 24
 _TERMINATED = 128
 _SEQUENCES = {
     "\x1b[A": "up",
@@ -66,9 +67,9 @@ class Terminal:
             data = data[os.write(self._screen, data) :]
 
     def size(self) -> tuple[int, int]:
-        """Columns and lines, now."""
+        """Columns and lines, now; the usual ones where the terminal does not know them."""
         size = os.get_terminal_size(self._screen)
-        return max(1, size.columns), max(1, size.lines)
+        return size.columns or USUAL_SIZE[0], size.lines or USUAL_SIZE[1]
 
     def keys(self, seconds: float) -> list[str]:
         """The keys that were pressed; waits at most `seconds` for the first. `quit` when there can be none any more."""

@@ -31,7 +31,8 @@ def summary(cast: Cast, episode: int, last: Moment) -> str:
     text = f"episode {episode}: {last.step} steps, reward {last.score:.4f}"
     if cast.num_agents > 1:
         best = int(last.totals.argmax())
-        text += f" (mean of {cast.num_agents} agents, agent {best} earned most: {last.totals[best]:.4f})"
+        most = f", agent {best} earned most: {last.totals[best]:.4f}" if last.totals[best] > 0 else ""
+        text += f" (mean of {cast.num_agents} agents{most})"
     return text
 
 

@@ -60,6 +60,8 @@ def read_replay(file: Path) -> ReplayFile:
         ConfigError: it is none, or damaged.
         StorageError: it cannot be read.
     """
+    if not file.is_file():
+        raise ConfigError(f"{file}: there is no such file")
     with storage_errors("read", file):
         content = file.read_bytes()
     name = str(file)
@@ -202,6 +204,7 @@ def _decision(current: list[dict[str, Any]], cast: Cast) -> Decision | None:
         note = thing["policy_infos"]
         if isinstance(note, dict) and isinstance(note.get("probabilities"), dict):
             told = True
+            actions[agent] = index.get(str(note.get("action")), int(actions[agent]))
             values[agent] = float(note.get("value", 0.0))
             for name, probability in note["probabilities"].items():
                 if name in index:

@@ -17,27 +17,27 @@ NARROW = 64  # a terminal with fewer columns has the panel below the map
 PANEL_LINES = 12  # there
 RESET = "\x1b[0m"
 KEYS = (
-    ("space", "play, pause"),
-    ("left right", "one step"),
-    ("up down", "agent"),
+    ("space", "play"),
+    (". ,", "step"),
+    ("tab", "agent"),
     ("+ -", "speed"),
-    ("v", "agent view"),
-    ("n", "next episode"),
+    ("v", "view"),
+    ("n", "next"),
     ("?", "help"),
     ("q", "quit"),
 )
 HELP = (
     "space          play or pause",
-    "left, right    one step back or on (also , and .)",
+    ". ,            one step on or back (also right and left)",
     "home           back to the first step that is remembered",
     "end            on to the end of the episode",
-    "up, down       choose an agent (also tab, p)",
+    "tab, p         next or previous agent (also down and up)",
     "+ -            faster, slower",
-    "v              what the agent sees, brighter than the rest",
+    "v              what the agent sees stands out from the rest",
     "n              next episode, on another map",
     "r              this episode from its start",
     "?              this help",
-    "q, esc, ^C     quit",
+    "q, esc         quit",
 )
 
 
@@ -83,7 +83,7 @@ def draw(view: View, terminal: Terminal) -> list[str]:
     map_height = height if beside else max(1, height - PANEL_LINES)
     map_width = columns - panel_width - 2 if beside else columns
     if view.help:
-        body = [[_Piece(line)] for line in HELP]
+        body: list[_Line] = [[_Piece(f"  {line}")] for line in HELP]
     else:
         picture = _picture(view, terminal, map_width, map_height)
         if beside:

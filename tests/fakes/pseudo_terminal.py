@@ -1,0 +1,52 @@
+"""Programs on a terminal that tests can read and type on."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import sys
+import termios
+import time
+
+from tests.cli.command import REPOSITORY
+
+
+class Child:
+    """A program on a pseudo-terminal."""
+
+    def __init__(self, *command: str, **environ: str) -> None:
+        self.pid, self.master = pty.fork()
+        if self.pid == 0:  # pragma: no cover  # the child
+            os.environ |= {"PYTHONPATH": str(REPOSITORY / "src"), "TERM": "xterm", **environ}
+            os.execv(sys.executable, [sys.executable, *command])
+        self.text = ""
+
+    def read_until(self, wanted: str, seconds: float = 20.0) -> None:
+        end = time.monotonic() + seconds
+        while wanted not in self.text:
+            assert time.monotonic() < end, f"no {wanted!r} in {self.text!r}"
+            if select.select([self.master], [], [], 0.1)[0]:
+                try:
+                    self.text += os.read(self.master, 65536).decode(errors="replace")
+                except OSError:  # the child is gone
+                    break
+
+    def press(self, keys: str) -> None:
+        os.write(self.master, keys.encode())
+
+    def cooked(self) -> bool:
+        return bool(termios.tcgetattr(self.master)[3] & termios.ICANON)
+
+    def wait(self) -> int:
+        end = time.monotonic() + 20
+        while time.monotonic() < end:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            if select.select([self.master], [], [], 0.05)[0]:
+                try:
+                    self.text += os.read(self.master, 65536).decode(errors="replace")
+                except OSError:
+                    continue
+        raise AssertionError("the child does not end")

@@ -20,9 +20,12 @@ _MAX_BYTES = 1 << 20
 class Suite(ConfigModel):
     """A fixed set of environments to evaluate on; the schema of `conf/eval/`."""
 
-    episodes: Annotated[int, Field(gt=0)]  # of each environment
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
-    environments: Annotated[dict[str, list[str]], Field(min_length=1)]  # name -> overrides
+    episodes: Annotated[int, Field(gt=0)]
+    """Episodes of each environment."""
+    seed: Annotated[int, Field(ge=0, lt=2**63, description="a whole number from 0 to 2^63 - 1")]
+    """Of maps and sampled actions."""
+    environments: Annotated[dict[str, list[str]], Field(min_length=1)]
+    """By name, the overrides that make each, as on metta-train's command line: env and its keys alone."""
 
 
 def load_suite(name: str, source: ConfigSource, key: str = "--suite ") -> Suite:

@@ -86,6 +86,8 @@ class _Walk:
         self, model: type[BaseModel], node: Schema, prefix: str, conditions: tuple[tuple[str, str], ...]
     ) -> Iterator[KeyDoc]:
         meanings, properties = field_meanings(model), node.get("properties", {})
+        if len(properties) == 1:  # what a model of one field is, the field means
+            meanings = dict.fromkeys(properties, summary(model)) | meanings
         conditions += tuple(
             (f"{prefix}{name}", child["const"]) for name, child in properties.items() if "const" in child
         )

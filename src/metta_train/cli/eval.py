@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metta_train.cli.arguments import Parser, add_data_dir, add_version, data_dir_of, reported
+from metta_train.cli.checkpoint_policy import load_checkpoint, policy_of
 from metta_train.cli.compose import ConfigSource, compose, run_config
 from metta_train.cli.config_source import conf_folder
 from metta_train.cli.env_overrides import with_env_overrides
@@ -22,14 +23,12 @@ from metta_train.reporting.evaluation_report import Evaluation, report
 from metta_train.reporting.results import plain, print_json, print_results, results_console
 from metta_train.run_config import RunConfig
 from metta_train.specs.config_errors import ConfigError
-from metta_train.training.checkpoint_listing import LATEST, list_checkpoints
 from metta_train.training.run_catalog import RunReference, find_references, read_run_config
 
 if TYPE_CHECKING:
     import torch
 
     from metta_train.policies.policy import Policy
-    from metta_train.specs.environment_spec import EnvironmentSpec
     from metta_train.training.checkpoints import Checkpoint
 
 EPISODES, SEED = 32, 0
@@ -142,7 +141,7 @@ def _run(options: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in metta-train
     wanted = {None: overrides} if suite is None else dict(suite.environments)
     composed = {name: _configs(references, configs, of_task, source) for name, of_task in wanted.items()}
-    players = [Player(reference, _load(reference)) for reference in references]
+    players = [Player(reference, load_checkpoint(reference)) for reference in references]
     tasks = []
     for name, of_task in composed.items():
         tasks += _tasks(name, players, of_task, with_random=options.random)
@@ -249,21 +248,6 @@ def _environment_name(config: RunConfig) -> str:
         raise ConfigError(str(error)) from error  # the game's files
 
 
-def _load(reference: RunReference) -> Checkpoint:
-    """The checkpoint that is meant. `latest` is the newest good one: a damaged one is passed over with a warning."""
-    from metta_train.training.checkpoints import DamagedCheckpointError, NoUsableCheckpointError, load
-
-    chosen = reference.checkpoint()
-    if reference.selector not in (None, LATEST):
-        return load(chosen.path)
-    for info in reversed(list_checkpoints(reference.paths.checkpoints)):
-        try:
-            return load(info.path)
-        except DamagedCheckpointError as error:
-            print(f"passed over, damaged: {error}", file=sys.stderr)
-    raise NoUsableCheckpointError(f"run {reference.paths.run!r} has no good checkpoint")
-
-
 def _trial(name: str, player: Player | None, config: RunConfig, options: argparse.Namespace) -> Trial:
     from metta_train.envs.build import environment_spec
     from metta_train.policies.uniform import UniformPolicy
@@ -272,7 +256,7 @@ def _trial(name: str, player: Player | None, config: RunConfig, options: argpars
     try:
         device = choose_device(options.device or config.device)
         spec = environment_spec(config.env)
-        policy = UniformPolicy(spec) if player is None else _policy(config, spec, player.checkpoint)
+        policy = UniformPolicy(spec) if player is None else policy_of(config, spec, player.checkpoint)
     except (ValueError, RuntimeError) as error:
         if exit_code_of(error) != CRASH:
             raise
@@ -297,15 +281,6 @@ def _evaluate(trial: Trial, episodes: int, seed: int, options: argparse.Namespac
             told=told,
         )
     return Evaluation(trial.environment, trial.by, seed, played, time.perf_counter() - started)
-
-
-def _policy(config: RunConfig, spec: EnvironmentSpec, checkpoint: Checkpoint) -> Policy:
-    from metta_train.policies.build import build_policy_from
-    from metta_train.training.training_state import restore_weights
-
-    policy = build_policy_from(config.chosen_agent, spec, config.seed)
-    restore_weights(policy, checkpoint)
-    return policy
 
 
 @contextmanager

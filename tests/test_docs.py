@@ -21,6 +21,7 @@ SHORT_EPISODES = {"runs": ["env.max_steps=20"]}  # pages whose commands need run
 PROGRAMS = {
     "metta-train": "metta_train",
     "metta-eval": "metta_train.cli.eval",
+    "metta-export": "metta_train.cli.export",
     "metta-parity": "metta_train.cli.parity",
     "metta-runs": "metta_train.cli.runs",
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -271,3 +272,24 @@ def test_the_program_itself(trained: Path, tmp_path: Path) -> None:
         ["-c", f"import atexit, sys; atexit.register(lambda: print('torch' in sys.modules)); {script}"], tmp_path
     )
     assert "metta-export mine:best --to mettagrid" in done.out and done.out.endswith("False\n")
+
+
+def test_the_programs_on_the_page_run(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/export.md; its commands are run by tests/test_docs.py."""
+    for arguments in (["mettagrid", "--out", "exports/"], ["onnx", "--out", "exports/mine.onnx"]):
+        arguments[-1] = f"{tmp_path}/{arguments[-1]}"
+        assert ran(capsys, trained, "mine", "--to", *arguments).code == 0
+    weights = tmp_path / "exports" / "mine.safetensors"
+    assert ran(capsys, trained, "mine", "--to", "safetensors", "--out", weights).code == 0
+    page = (REPOSITORY / "docs" / "export.md").read_text()
+    programs = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    cache = (
+        "from pathlib import Path\nfrom mettagrid.policy import prepare_policy_spec\n"
+        f"prepare_policy_spec.DEFAULT_POLICY_CACHE_DIR = Path({str(tmp_path / 'cache')!r})\n"
+    )
+    script = cache + "\n".join(programs).replace("env.max_steps=100", "env.max_steps=5")
+    done = run_python(["-c", script], tmp_path)
+    assert len(programs) == 3 and done.code == 0, done.err
+    lines = done.out.splitlines()
+    assert lines[0].startswith("5 steps, mean reward") and len(lines) == 6
+    assert lines[4] == "agent=fast 3072 557378"

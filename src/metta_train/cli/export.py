@@ -39,8 +39,8 @@ Write a trained policy for use elsewhere:
 EPILOG = """\
 examples:
   metta-export mine --to mettagrid               ./mine:v49 and ./mine:v49.zip, from the newest good checkpoint
-  metta-export mine:best --to mettagrid --out submissions/mine:v49
-  metta-export mine:300000 --to onnx             also mine:latest and mine:best
+  metta-export mine:best --to mettagrid --out exports/
+  metta-export mine:300000 --to onnx --out pilot.onnx
   metta-export mine --to safetensors --json | jq -r .files[0]
 
 Exit code: 0 done, 2 bad usage or an agent that the format cannot hold, 3 no usable checkpoint, 5 disk."""
@@ -90,7 +90,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     add_version(parser)
     parser.add_argument("run", metavar="RUN[:checkpoint]", help="RUN:latest (default), RUN:best or RUN:<agent step>")
     parser.add_argument("--to", choices=sorted(_FORMATS), required=True, help="what to write")
-    parser.add_argument("--out", type=Path, metavar="PATH", help="file or folder; default in the working directory")
+    parser.add_argument("--out", metavar="PATH", help="file, or folder of a bundle; FOLDER/ keeps the usual name in it")
     parser.add_argument("--json", action="store_true", help="print what was written as JSON")
     add_data_dir(parser)
     return parser.parse_args(arguments)
@@ -171,7 +171,7 @@ def _exported_config(saved: Mapping[str, object], config: RunConfig) -> dict[str
 # ----- formats
 
 
-def _to_mettagrid(trained: Trained, out: Path | None) -> Exported:
+def _to_mettagrid(trained: Trained, out: str | None) -> Exported:
     from metta_train.export.comparison import checked_difference
     from metta_train.export.mettagrid_bundle import SPEC, ZIP, build_bundle, load_step, write_bundle
     from metta_train.export.network_source import network_source
@@ -194,7 +194,7 @@ def _to_mettagrid(trained: Trained, out: Path | None) -> Exported:
     return Exported((folder, archive), facts, difference)
 
 
-def _to_onnx(trained: Trained, out: Path | None) -> Exported:
+def _to_onnx(trained: Trained, out: str | None) -> Exported:
     from metta_train.export.onnx_model import onnx_model
     from metta_train.export.step_graph import capture_step
 
@@ -209,7 +209,7 @@ def _to_onnx(trained: Trained, out: Path | None) -> Exported:
     return Exported((file,), facts, model.largest_difference)
 
 
-def _to_safetensors(trained: Trained, out: Path | None) -> Exported:
+def _to_safetensors(trained: Trained, out: str | None) -> Exported:
     from metta_train.export.policy_file import render_policy
 
     file = _target(out, f"{_label(trained)}-{trained.document.agent_step}.safetensors")
@@ -221,7 +221,7 @@ def _to_safetensors(trained: Trained, out: Path | None) -> Exported:
     return Exported((file,), facts, 0.0)
 
 
-_FORMATS: dict[str, Callable[[Trained, Path | None], Exported]] = {
+_FORMATS: dict[str, Callable[[Trained, str | None], Exported]] = {
     "mettagrid": _to_mettagrid,
     "onnx": _to_onnx,
     "safetensors": _to_safetensors,
@@ -232,12 +232,13 @@ def _label(trained: Trained) -> str:
     return trained.run.replace("/", "-")
 
 
-def _target(out: Path | None, name: str, is_ours: Callable[[Path], bool] = lambda _: False) -> Path:
-    """`--out`; a folder that is there already takes the usual name inside it."""
+def _target(out: str | None, name: str, is_ours: Callable[[Path], bool] = lambda _: False) -> Path:
+    """`--out`; a folder takes the usual name inside it, unless it is itself what is written again."""
     if out is None:
         return Path(name)
-    out = out.expanduser()
-    return out / name if out.is_dir() and not is_ours(out) else out
+    path = Path(out).expanduser()
+    inside = out.endswith("/") or (path.is_dir() and not is_ours(path))
+    return path / name if inside else path
 
 
 def _write(file: Path, content: bytes) -> None:

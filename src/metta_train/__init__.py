@@ -16,11 +16,15 @@ if TYPE_CHECKING:
     from metta_train.specs.environment_spec import EnvironmentSpec as EnvironmentSpec
     from metta_train.specs.environment_spec import Feature as Feature
     from metta_train.specs.environment_spec import TokenObservation as TokenObservation
+    from metta_train.training.stopping import StopRequest as StopRequest
+    from metta_train.training.stopping import StopRequested as StopRequested
 
 _HOMES = {
     "ActionTable": "metta_train.specs.action_table",
     "EnvironmentSpec": "metta_train.specs.environment_spec",
     "Feature": "metta_train.specs.environment_spec",
+    "StopRequest": "metta_train.training.stopping",
+    "StopRequested": "metta_train.training.stopping",
     "TokenObservation": "metta_train.specs.environment_spec",
     "build_policy": "metta_train.assembly",
     "load_config": "metta_train.cli.compose",
@@ -31,6 +35,8 @@ __all__ = [
     "ActionTable",
     "EnvironmentSpec",
     "Feature",
+    "StopRequest",
+    "StopRequested",
     "TokenObservation",
     "build_policy",
     "load_config",

@@ -115,9 +115,10 @@ def test_a_run_and_each_job_of_a_sweep_record_where_their_groups_come_from(here:
         **{VARIABLE: "my conf"},
     )
     assert done.code == 0, done.err
-    for job in ("0", "1"):
-        (line,) = (here / "train_dir" / "r" / job / "invocations.jsonl").read_text().splitlines()
-        invocation = json.loads(line)
+    files = sorted((here / "train_dir" / "r").rglob("invocations.jsonl"))
+    assert len(files) == 2
+    for file in files:
+        invocation = json.loads(file.read_text())
         assert invocation["config_search_path"] == [str(own), str(here / "conf")]
         assert invocation["own_config_files"] == [f"trainer=mine: {own}/trainer/mine.yaml"]
 

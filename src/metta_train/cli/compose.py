@@ -122,7 +122,7 @@ def compose(overrides: Sequence[str], source: ConfigSource) -> Composition:
             raise ConfigError(explain(error, overrides, _known(source, overrides))) from error
     return replace(
         composed,
-        origin=origin_of(composed.choices, source.folder, own),
+        origin=replace(origin_of(composed.choices, source.folder, own), overrides=tuple(overrides)),
         warnings=shadowed(composed.choices, source.folder, own),
     )
 

@@ -38,14 +38,14 @@ def stderr_console() -> Console:
     """The console of everything that is shown during a run; the logging handlers must use the same one."""
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, force_jupyter=False)
 
 
 def stdout_console() -> Console:
     """The console of results."""
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False)
+    return Console(file=sys.stdout, highlight=False, force_jupyter=False)
 
 
 def console_reporter(progress: Console, results: Console, environ: Mapping[str, str]) -> Reporter:

@@ -1,4 +1,4 @@
-"""Which of a configuration's files are not metta-train's own."""
+"""What a configuration was composed of: overrides, and files that are not metta-train's own."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class ConfigOrigin:
-    """Absolute paths, recorded with a run; both empty when everything is metta-train's own."""
+    """Recorded with a run."""
 
-    search_path: tuple[str, ...] = ()  # folders that were searched after metta-train's own, in this order
+    overrides: tuple[str, ...] = ()  # as on the command line
+
+    search_path: tuple[str, ...] = ()  # absolute folders that were searched after metta-train's own, in this order
     own_files: tuple[str, ...] = ()  # "agent=slim: /home/me/conf/agent/slim.yaml"
 
 

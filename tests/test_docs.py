@@ -17,12 +17,13 @@ PAGES = sorted([*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"])
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Shown in docs with a full-size run behind them; here they train for seconds. `make` is tried by hand in a clean clone.
 QUICK = ["trainer=smoke"]
-SHORT_EPISODES = {"runs": ["env.max_steps=20"]}  # pages whose commands need runs in which episodes ended
+SHORT_EPISODES = {"runs": ["env.max_steps=20"], "play": ["env.max_steps=20"]}  # pages whose commands need runs in which episodes ended
 PROGRAMS = {
     "metta-train": "metta_train",
     "metta-eval": "metta_train.cli.eval",
     "metta-export": "metta_train.cli.export",
     "metta-parity": "metta_train.cli.parity",
+    "metta-play": "metta_train.cli.play",
     "metta-runs": "metta_train.cli.runs",
 }
 NOT_RUN = ("make ", "git ", "pip ", "cd ", "eval ", "python scripts/", "scripts/")

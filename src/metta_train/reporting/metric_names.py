@@ -17,6 +17,7 @@ STEPS_PER_SECOND = "overview/sps"
 REWARD = "overview/reward"
 REWARD_VS_TOTAL_TIME = "overview/reward_vs_total_time"
 TOTAL_PARAMETERS = "model/total_parameters"
+SCORE_PREFIX, SCORE_SUFFIX = "eval_", "/score"  # around the name of what was evaluated
 
 
 def metrics_of(record: EpochRecord) -> dict[str, float]:
@@ -174,7 +175,7 @@ def _evaluation(scores: EvaluationScores, epoch: int) -> dict[str, float]:
     `eval_forage/mean` where one environment is evaluated, `eval_<suite>/<environment>/mean` of a suite.
     """
     category = scores.category
-    metrics = {f"overview/{category}_score": scores.score, f"eval_{category}/score": scores.score}
+    metrics = {f"overview/{category}_score": scores.score, f"{SCORE_PREFIX}{category}{SCORE_SUFFIX}": scores.score}
     if scores.epoch != epoch:
         return metrics
     metrics[f"eval_{category}/episodes"] = float(scores.episodes)

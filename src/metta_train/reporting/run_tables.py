@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metta_train.reporting.curves import LAST_SHARE, Curve
+from metta_train.reporting.metric_names import SCORE_PREFIX, SCORE_SUFFIX
 from metta_train.reporting.run_view import duration, number, sparkline
 from metta_train.reporting.terminal_chart import COLOURS, Glyphs, amount, terminal_chart
 from metta_train.specs.run_summary import CheckpointInfo, RunSummary
@@ -114,6 +115,7 @@ def run_details(details: RunDetails, width: int, glyphs: Glyphs) -> list[Rendera
     facts = [
         ("steps", f"{run.agent_step:,}{total} ({_share(run)}), epoch {run.epoch}"),
         ("reward", _reward(details)),
+        *_evaluations(details.latest),
         ("speed", f"{_rate(run.steps_per_second)} steps/s" + _total_time(details.seconds)),
         ("trains", " · ".join(word for word in _origin(details) if word)),
         ("saved", _saved(details)),
@@ -295,6 +297,13 @@ def _reward(details: RunDetails) -> str:
     if last is None:
         return "no episode has ended yet"
     return f"{number(last)} over the last {LAST_SHARE:.0%} of the run, best epoch {number(details.best_reward)}"
+
+
+def _evaluations(latest: Mapping[str, float | None]) -> list[tuple[str, str]]:
+    """The last score of each suite or environment that was evaluated."""
+    found = [name for name in latest if name.startswith(SCORE_PREFIX) and name.endswith(SCORE_SUFFIX)]
+    scores = [f"{number(latest[name])} on {name[len(SCORE_PREFIX) : -len(SCORE_SUFFIX)]}" for name in found]
+    return [("evaluation", ", ".join(scores))] if scores else []
 
 
 def _total_time(seconds: float | None) -> str:

@@ -17,7 +17,11 @@ PAGES = sorted([*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"])
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Shown in docs with a full-size run behind them; here they train for seconds. `make` is tried by hand in a clean clone.
 QUICK = ["trainer=smoke"]
-SHORT_EPISODES = {"runs": ["env.max_steps=20"], "play": ["env.max_steps=20"]}  # pages whose commands need runs in which episodes ended
+SHORT_EPISODES = {
+    "runs": ["env.max_steps=20"],
+    "play": ["env.max_steps=20"],
+}  # pages whose commands need runs in which episodes ended
+FEW_TRIALS = 3  # of a search
 PROGRAMS = {
     "metta-train": "metta_train",
     "metta-eval": "metta_train.cli.eval",
@@ -25,6 +29,7 @@ PROGRAMS = {
     "metta-parity": "metta_train.cli.parity",
     "metta-play": "metta_train.cli.play",
     "metta-runs": "metta_train.cli.runs",
+    "metta-sweep": "metta_train.cli.sweep_search",
 }
 NOT_RUN = ("make ", "git ", "pip ", "cd ", "eval ", "python scripts/", "scripts/")
 
@@ -78,7 +83,10 @@ def test_shown_files_and_commands_work(page: Path, tmp_path: Path) -> None:
         program, *arguments = shlex.split(command, comments=True)
         module = PROGRAMS.get(program)
         assert module is not None, f"{page.name} shows a program that no test knows: {command}"
-        if module == "metta_train" and not {"--help", "--cfg", "--version"} & set(arguments):
+        if program == "metta-sweep":
+            arguments = [str(min(int(word), FEW_TRIALS)) if word.isdigit() else word for word in arguments]
+        trains = module == "metta_train" or (program == "metta-sweep" and "=" not in arguments[0])
+        if trains and not {"--help", "--cfg", "--version"} & set(arguments):
             arguments += [a for a in QUICK if not any(given.startswith("trainer=") for given in arguments)]
             arguments += SHORT_EPISODES.get(page.stem, [])
             arguments += [] if any(given.startswith("wandb=") for given in arguments) else ["wandb=off"]

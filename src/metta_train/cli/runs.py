@@ -12,6 +12,7 @@ from pathlib import Path
 
 from metta_train.cli.arguments import Parser, add_data_dir, add_version, data_dir_of, reported
 from metta_train.cli.exit_codes import DONE, NO_CHECKPOINT
+from metta_train.cli.import_legacy import add_options, import_legacy
 from metta_train.reporting.curves import (
     X_AXES,
     Curve,
@@ -66,6 +67,7 @@ examples:
   metta-runs verify mine                       read and hash every checkpoint
   metta-runs plot 'sweep/*' --out figure.pdf   seeds of one setting become one line with its interval
   metta-runs rm old-1 old-2 --yes
+  metta-runs import-legacy model.pt experiment=original --run old --trust-pickle
   metta-runs --json list | jq '.[].reward'
 
 Results go to stdout, everything else to stderr. Exit code: 0 done, 1 some checkpoints are damaged, 2 bad usage,
@@ -129,6 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     plotted.add_argument("--separate", action="store_true", help="one line for each run")
     plotted.add_argument("--smooth", type=int, default=1, metavar="N", help="running mean over N epochs; default 1")
     plotted.add_argument("--title", metavar="TEXT")
+    add_options(add("import-legacy", import_legacy, "make a run of the weights in a .pt file of the original system"))
     return parser
 
 

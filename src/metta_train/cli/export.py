@@ -33,17 +33,21 @@ NOT_EXPORTED = ("run", "data_dir", "device", "wandb")  # places and accounts are
 
 DESCRIPTION = """\
 Write a trained policy for use elsewhere:
-  mettagrid    a bundle (folder and zip) that MettaGrid's own loader takes; needs torch and safetensors beside MettaGrid
-  onnx         one step with the recurrent state in and out, any number of rows; checked in onnxruntime
-  safetensors  weights and what they belong to in one file, for metta_train.export.policy_file.read_policy"""
+  mettagrid    a bundle (folder and zip) for MettaGrid's own loader, which needs
+               torch and safetensors beside it, and not metta-train
+  onnx         one step, recurrent state in and out, for any number of rows
+  safetensors  weights and what they belong to, in one file
+
+What is written is compared with the policy first."""
 EPILOG = """\
 examples:
-  metta-export mine --to mettagrid               ./mine:v49 and ./mine:v49.zip, from the newest good checkpoint
+  metta-export mine --to mettagrid           ./mine:v49 and ./mine:v49.zip
   metta-export mine:best --to mettagrid --out exports/
   metta-export mine:300000 --to onnx --out pilot.onnx
   metta-export mine --to safetensors --json | jq -r .files[0]
 
-Exit code: 0 done, 2 bad usage or an agent that the format cannot hold, 3 no usable checkpoint, 5 disk."""
+Exit code: 0 done, 2 bad usage or an agent that the format cannot hold,
+3 no usable checkpoint, 5 disk or permissions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = Parser(
         prog="metta-export",
-        usage="metta-export RUN[:checkpoint] --to mettagrid|onnx|safetensors [--out PATH] [option ...]",
+        usage="metta-export RUN[:checkpoint] --to FORMAT [--out PATH] [option ...]",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

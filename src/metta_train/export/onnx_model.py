@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,8 +81,7 @@ def onnx_model(policy: Policy, program: ExportedProgram, document: PolicyDocumen
                 verbose=False,
             )
     except RuntimeError as error:
-        lines = [line for line in str(error).splitlines() if line.startswith("<class")]
-        raise NotExportableError(f"ONNX cannot hold this agent: {lines[-1] if lines else error}") from error
+        raise NotExportableError(f"ONNX cannot hold this agent: {_reason(str(error))}") from error
     assert converted is not None
     model = converted.model_proto
     del model.graph.value_info[:]  # shapes in between, with names of torch's own for the rows
@@ -93,6 +93,14 @@ def onnx_model(policy: Policy, program: ExportedProgram, document: PolicyDocumen
     content = model.SerializeToString(deterministic=True)
     difference = checked_difference(policy, _session_step(content, inputs), "the ONNX model")
     return OnnxModel(content, tuple(inputs), tuple(outputs), difference)
+
+
+def _reason(message: str) -> str:
+    """Of what torch's exporter says on a page."""
+    operation = re.search(r"No ONNX function found for <OpOverload\(op='([\w.]+)'", message)
+    if operation:
+        return f"torch's exporter has nothing for {operation[1]}; --to mettagrid and --to safetensors need no ONNX"
+    return message.strip().splitlines()[-1]
 
 
 def _lstm_step(

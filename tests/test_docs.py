@@ -20,6 +20,7 @@ QUICK = ["trainer=smoke"]
 SHORT_EPISODES = {
     "runs": ["env.max_steps=20"],
     "play": ["env.max_steps=20"],
+    "sweeps": ["env.max_steps=16"],
 }  # pages whose commands need runs in which episodes ended
 FEW_TRIALS = 3  # of a search
 PROGRAMS = {

@@ -54,6 +54,9 @@ def pytest_runtest_makereport(
     report = yield
     if call.when == "call":
         item.stash[_OUTCOME] = report.outcome
+    elif call.when == "setup" and report.failed:  # it broke before its fault could be counted
+        marker = item.get_closest_marker("fault")
+        _TALLIES.setdefault(marker.args[0] if marker else "F0 unnamed", Tally()).add(survived=False)
     return report
 
 

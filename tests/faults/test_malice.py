@@ -32,7 +32,7 @@ from metta_train.training.checkpoints import (
     verify,
 )
 from metta_train.training.run_folder import RunPaths, read_config, read_status
-from tests.cli.command import metta_train
+from tests.cli.command import metta_train, run_python
 from tests.cli.test_train import BAD as BAD_LINES
 from tests.cli.test_train import BAD_NAMES
 from tests.faults.conftest import Tally
@@ -61,7 +61,7 @@ FORBIDDEN = (
     r"__reduce__",
 )
 # Words about pickles, not uses of them; and calls of methods of that name.
-HARMLESS = ("unpickled", "reads a pickle", "minibatch_target_size", ".eval()")
+HARMLESS = ("unpickled", "--trust-pickle", "reads a pickle", "minibatch_target_size", ".eval()")
 
 
 @pytest.mark.fault("F19 no dangerous readers in the sources")
@@ -125,6 +125,19 @@ def test_nothing_in_a_run_folder_is_run_or_resolved(tmp_path: Path) -> None:
     refused = train(tmp_path, *SHORT, "run=a", "trainer.total_timesteps=1024")
     assert refused.code == 0 and "checkpoint is damaged" in refused.err, refused.err
     assert not list(tmp_path.rglob("owned"))
+
+
+@pytest.mark.fault("F19 planted in an old .pt file")
+@pytest.mark.parametrize("trust", [[], ["--trust-pickle"]])
+def test_an_old_file_runs_nothing_even_when_it_is_trusted(tmp_path: Path, trust: list[str]) -> None:
+    torch.save({"weights": {"a": torch.zeros(1)}, "planted": _Planted()}, tmp_path / "model.pt")
+    (tmp_path / "bare.pt").write_bytes(pickle.dumps(_Planted()))
+    for name in ("model.pt", "bare.pt"):
+        arguments = ["import-legacy", name, "agent=mlp", "env=gymnasium", "env.id=CartPole-v1", "--run", "x", *trust]
+        done = run_python(["-m", "metta_train.cli.runs", *arguments], tmp_path)
+        assert done.code == 2 and done.err.count("\n") == 1, done
+        assert ("does not fit" in done.err or "no file of torch.save" in done.err) if trust else "trust" in done.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bare.pt", "model.pt"]
 
 
 # ----- fuzz: whatever the bytes, a reader returns or raises what it promises

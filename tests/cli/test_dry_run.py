@@ -70,6 +70,7 @@ def test_a_sweep_rehearses_every_value(here: Path, capsys: pytest.CaptureFixture
         (["agent=mlp"], BAD_USAGE, "reads box observations"),
         (["trainer.batch_size=112"], BAD_USAGE, "trainer.batch_size=112"),
         (["env=mettagrid", "env.config=nope.yaml"], BAD_USAGE, "nope.yaml"),
+        (["trainer.initial_policy.uri=nope"], BAD_USAGE, "uri=nope: no such folder of a checkpoint"),
         (["run=../x"], BAD_USAGE, "run="),
         (["trainer.num_workers=1", "env.start_timeout=0.001"], WORKERS, "env.start_timeout"),
     ],

@@ -44,7 +44,7 @@ BAD = {
     ),
     "+typo=1": (
         "typo=1: unknown key; known are run, restart, data_dir, seed, device, torch_deterministic, agent, py_agent, "
-        "env, trainer, wandb"
+        "env, trainer, wandb, tensorboard"
     ),
     "+agent_name=x": "agent_name=x: unknown key; did you mean agent?",
     "+trainer.batchsize=1": "trainer.batchsize=1: unknown key; did you mean trainer.batch_size?",
@@ -123,6 +123,10 @@ BAD = {
     "--multirn": "unrecognized arguments: --multirn; did you mean --multirun? (see metta-train --help)",
     "--config-dir nope": "--config-dir nope: no such folder",
     "--config-name nope": "--config-name nope: no such configuration",
+    "-sc install=bsh": (
+        "-sc install=bsh: needs one of install=bash, install=fish, install=zsh, uninstall=bash, uninstall=fish, "
+        "uninstall=zsh; did you mean install=bash?"
+    ),
     "--experimental-rerun x": ("--experimental-rerun reads a pickle, which is not safe; the same run= continues a run"),
     "--cfg job trainer.batchsize=1": "trainer.batchsize=1: unknown key; did you mean trainer.batch_size?",
     # sweeps: refused as a whole before anything is written
@@ -205,6 +209,12 @@ def test_the_lines_of_the_original_for_a_mini_training(line: str, started: list[
     assert config.trainer.checkpoint.checkpoint_interval == 2500
     assert config.trainer.simulation.evaluate_interval == 0
     assert config.wandb.mode == "off"
+
+
+def test_a_wrong_choice_of_an_option_earns_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train.main(["--cfg", "jobs"]) == BAD_USAGE
+    error = capsys.readouterr().err
+    assert "did you mean job?" in error and error.count("\n") == 1  # the rest is argparse's, and its versions differ
 
 
 def test_a_later_choice_of_a_group_wins(started: list[RunConfig]) -> None:
@@ -296,6 +306,7 @@ def test_mistakes_that_only_show_with_the_environment_write_nothing_either(tmp_p
     for override, words in (
         ("trainer.batch_size=784", "trainer.batch_size=784"),
         ("env.config=nope.yaml", "env.config=nope.yaml"),
+        ("trainer.initial_policy.uri=nope", "no such folder of a checkpoint"),
         ("agent.components.core.bias_init=one", "bias_init"),
     ):
         done = metta_train("trainer=smoke", "wandb=off", "run=x", override, folder=tmp_path)

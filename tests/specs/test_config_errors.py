@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from metta_train.specs.config_errors import describe, is_open, json_schema, nearest_key, shown, unknown_key
+from metta_train.specs.config_errors import (
+    describe,
+    is_open,
+    json_schema,
+    nearest_key,
+    nearest_path,
+    shown,
+    unknown_key,
+)
 from metta_train.specs.config_model import ConfigModel
 
 
@@ -110,3 +119,13 @@ def test_open_mappings() -> None:
     assert is_open(schema, ("colours",), GOOD)
     assert not is_open(schema, ("top",), GOOD)
     assert not is_open(schema, (), GOOD)
+
+
+def test_the_nearest_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "games").mkdir()
+    (tmp_path / "games" / "maze.yaml").touch()
+    assert nearest_path("games/mase.yaml") == "; did you mean games/maze.yaml?"
+    assert nearest_path("gmaes/mase.yaml") == "; did you mean games/maze.yaml?"
+    assert nearest_path(str(tmp_path / "game" / "maze.yaml")) == f"; did you mean {tmp_path}/games/maze.yaml?"
+    assert nearest_path("games/other.txt") == nearest_path("games/maze.yaml") == nearest_path("x/y") == ""

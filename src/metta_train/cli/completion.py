@@ -14,7 +14,7 @@ from metta_train.cli.config_source import ConfigSource
 from metta_train.cli.help import group_options
 from metta_train.run_config import NO_KEYS, RunConfig
 from metta_train.specs.config_docs import documented_keys
-from metta_train.specs.config_errors import ConfigError, shown
+from metta_train.specs.config_errors import ConfigError, nearest_choice, shown
 from metta_train.training.run_folder import MAX_NAME_PARTS
 
 SHELLS = ("bash", "fish", "zsh")
@@ -50,6 +50,14 @@ def asked_by(overrides: Sequence[str]) -> str | None:
         if command == "query" and shell in SHELLS:
             return shell
     return None
+
+
+def check_install(overrides: Sequence[str]) -> None:
+    """Refuse what is not install=SHELL or uninstall=SHELL. Raises ConfigError."""
+    known = [f"{command}={shell}" for command in ("install", "uninstall") for shell in SHELLS]
+    for override in overrides or ("",):
+        if override not in known:
+            raise ConfigError(f"-sc {override}: needs one of {', '.join(known)}{nearest_choice(override, known)}")
 
 
 def answer(shell: str, line: str, point: int | None, source: ConfigSource) -> str:

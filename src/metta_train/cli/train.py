@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import io
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from hydra._internal.utils import get_args_parser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from metta_train.cli.completion import answer, asked_by
+from metta_train.cli.completion import answer, asked_by, check_install
 from metta_train.cli.compose import Composition, ConfigSource, compose, located, quoted, run_config
 from metta_train.cli.config_source import CONFIG_NAME, conf_folder
 from metta_train.cli.dry_run import dry_run
@@ -32,10 +33,11 @@ from metta_train.cli.sweep_report import finish_sweep
 from metta_train.cli.sweep_signals import stop_jobs_on_signals
 from metta_train.reporting.redaction import redact_message
 from metta_train.run_config import RunConfig
-from metta_train.specs.config_errors import ConfigError, nearest_choice
+from metta_train.specs.config_errors import ConfigError, nearest_choice, nearest_path
 from metta_train.training.stopping import StopRequest
 
 PROGRAM = "metta-train"
+DRY_RUN = "--dry-run"  # ours alone
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,6 +59,8 @@ def _dispatch(arguments: list[str]) -> int:
         point = os.environ.get("COMP_POINT", "")
         print(answer(shell, os.environ.get("COMP_LINE", ""), int(point) if point.isdigit() else None, source))
         return DONE
+    if options.shell_completion:
+        check_install(options.overrides)
     if options.shell_completion or options.hydra_help:
         return _hydra_main(arguments, source, _no_job)
     if options.cfg or options.info:
@@ -144,7 +148,7 @@ def _train_job(config: RunConfig, command: Sequence[str]) -> int:
 
 
 def _hydra_main(arguments: list[str], source: ConfigSource, job: Callable[[DictConfig], object]) -> int:
-    arguments, _ = split_searchpath(arguments)
+    arguments, _ = split_searchpath([argument for argument in arguments if argument != DRY_RUN])
     if own := source.own_folders():
         arguments.append(f"{HYDRA_KEY}=[{','.join(quoted(f'file://{added.folder}') for added in own)}]")
     before, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
@@ -168,7 +172,7 @@ def _no_job(tree: DictConfig) -> None:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = get_args_parser()
-    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument(DRY_RUN, action="store_true")
     words = io.StringIO()
     try:
         with contextlib.redirect_stderr(words):
@@ -177,6 +181,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         said = words.getvalue().strip().splitlines()[-1].partition("error: ")[2]
         known = [name for action in parser._actions for name in action.option_strings]
         wrong = said.rpartition(" ")[2]
+        if invalid := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", said):
+            wrong, known = invalid[1], re.findall(r"[\w-]+", invalid[2])
         raise ConfigError(f"{said}{nearest_choice(wrong, known)} (see {PROGRAM} --help)") from error
     if options.experimental_rerun is not None:
         raise ConfigError("--experimental-rerun reads a pickle, which is not safe; the same run= continues a run")
@@ -188,7 +194,7 @@ def _config_source(options: argparse.Namespace) -> ConfigSource:
     paths = {name: Path(folder).expanduser().resolve() for name, folder in folders.items() if folder is not None}
     for name, path in paths.items():
         if not path.is_dir():
-            raise ConfigError(f"{name} {folders[name]}: no such folder")
+            raise ConfigError(f"{name} {folders[name]}: no such folder{nearest_path(folders[name])}")
     return ConfigSource(
         folder=paths.get("--config-path", conf_folder()),
         name=options.config_name or CONFIG_NAME,

@@ -9,6 +9,8 @@ import yaml
 from mettagrid.config.mettagrid_config import MettaGridConfig
 from pydantic import ValidationError
 
+from metta_train.specs.config_errors import nearest_path
+
 LIBRARY = "mettagrid."
 
 
@@ -34,7 +36,7 @@ def _parse(path: str) -> object:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
-        raise ValueError(f"env.config={path}: cannot be read: {error.strerror}") from None
+        raise ValueError(f"env.config={path}: cannot be read: {error.strerror}{nearest_path(path)}") from None
     except UnicodeDecodeError:
         raise ValueError(f"env.config={path}: is not text in UTF-8; needs a YAML or JSON file") from None
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path as FilePath
 from typing import Any, cast
 
 from pydantic import BaseModel, ValidationError
@@ -101,6 +102,22 @@ def nearest_choice(value: object, choices: Sequence[str]) -> str:
     """`"; did you mean x?"`, or nothing."""
     near = difflib.get_close_matches(str(value), choices, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""
+
+
+def nearest_path(path: str) -> str:
+    """`"; did you mean conf/game.yaml?"` where a folder of the path or the file itself was misspelt, or nothing."""
+    given = FilePath(path).expanduser()
+    mended = FilePath(given.anchor)
+    for part in given.relative_to(given.anchor).parts:
+        try:
+            names = [entry.name for entry in mended.iterdir()]
+        except OSError:
+            return ""
+        near = [part] if part in names or part == ".." else difflib.get_close_matches(part, names, n=1, cutoff=0.6)
+        if not near:
+            return ""
+        mended /= near[0]
+    return "" if mended == given else f"; did you mean {mended}?"
 
 
 def dotted_keys(values: Mapping[str, Any], prefix: str = "") -> list[str]:

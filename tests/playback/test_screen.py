@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -66,6 +67,17 @@ def test_a_large_map_is_shown_around_the_chosen_agent() -> None:
     assert "01" in drawn.splitlines()[3]
     tiny = plain(draw(view(ScriptedSource(), agent=1), Terminal(64, 4, colour=False, unicode=True)))
     assert "01" in tiny.splitlines()[2]
+
+
+def test_symbols_of_the_game_take_the_place_of_letters() -> None:
+    source = ScriptedSource()
+    before = source.moment(1)
+    assert before.scene is not None
+    moment = replace(before, scene=replace(before.scene, symbols={"altar": "🔥", "mine": "m"}))
+    seen = replace(view(source), moment=moment)
+    text = plain(draw(seen, Terminal(80, 24, colour=True, unicode=True)))
+    assert "██ ·🔥Mi · · ·01██" in text and "🔥 altar  Mi mine" in text
+    assert "🔥" not in plain(draw(seen, Terminal(80, 24, colour=True, unicode=False)))
 
 
 def test_the_end_has_no_decision() -> None:

@@ -306,6 +306,7 @@ def _tell(source: Source, options: argparse.Namespace, outputs: _Outputs, place:
 
     cast = source.cast
     logged = not outputs.any and not options.json
+    summaries: list[str] = []  # printed when no progress is shown any more
     results: list[dict[str, object]] = []
     files: list[Path] = []
     films = [open_film(file, options.fps) for file in outputs.films]
@@ -319,8 +320,7 @@ def _tell(source: Source, options: argparse.Namespace, outputs: _Outputs, place:
                 for moment in followed:
                     if outputs.films:
                         filming.add(episode, moment)
-                if not options.json:
-                    print(summary(cast, episode, followed.last))
+                summaries.append(summary(cast, episode, followed.last))
             if outputs.recording:
                 files += _write_replay(source, episode, followed, outputs, place)
             results.append(_result(episode, followed.last))
@@ -332,8 +332,8 @@ def _tell(source: Source, options: argparse.Namespace, outputs: _Outputs, place:
         of_all = {"policy": cast.policy, "environment": cast.environment, "how": cast.how, "seed": seed}
         print_json({**of_all, "episodes": results, "files": files})
     else:
-        for file in files:
-            print(f"wrote {file}")
+        for line in [*summaries, *(f"wrote {file}" for file in files)]:
+            print(line)
     return DONE
 
 

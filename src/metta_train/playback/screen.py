@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -139,7 +139,7 @@ def _panel(view: View, terminal: Terminal, width: int, height: int) -> list[_Lin
     told = min(len(view.cast.actions), max(1, height - len(lines) - 1))
     lines += _probabilities(view, terminal, width, told)
     if moment.scene is not None:
-        lines += [[], *_legend(moment.scene, agent, width)]
+        lines += [[], *_legend(moment.scene, agent, width, _symbols(moment.scene, terminal))]
     return lines[:height]
 
 
@@ -186,10 +186,9 @@ def _probabilities(view: View, terminal: Terminal, width: int, most: int) -> lis
     return lines
 
 
-def _legend(scene: Scene, agent: int, width: int) -> list[_Line]:
+def _legend(scene: Scene, agent: int, width: int, symbols: Mapping[str, str]) -> list[_Line]:
     lines: list[_Line] = [[_Piece("00", _agent_style(0)), _Piece(" agent, "), _Piece(f"{agent:02d}"[-2:], _REVERSE)]]
     lines[0].append(_Piece(" the chosen one"))
-    symbols = symbols_of(scene.symbols)
     for kind, look in looks(scene.kinds).items():
         item = [_Piece(symbols.get(kind, look.letters), _foreground(look.colour)), _Piece(f" {shown(kind)}  ")]
         if _width(lines[-1]) + _width(item) <= width and len(lines) > 1:
@@ -197,6 +196,10 @@ def _legend(scene: Scene, agent: int, width: int) -> list[_Line]:
         else:
             lines.append(item)
     return lines
+
+
+def _symbols(scene: Scene, terminal: Terminal) -> Mapping[str, str]:
+    return symbols_of(scene.symbols) if terminal.unicode else {}
 
 
 # ----- the map
@@ -220,7 +223,7 @@ def _map(view: View, scene: Scene, terminal: Terminal, width: int, height: int) 
     first_column = _first(scene.width, width, 0 if centre is None else centre.column)
     things = {(thing.row, thing.column): thing for thing in scene.things}
     found = looks(scene.kinds)
-    symbols = symbols_of(scene.symbols) if terminal.unicode else {}
+    symbols = _symbols(scene, terminal)
     wall, floor = ("██", " ·") if terminal.unicode else ("##", " .")
     lines = []
     for row in range(first_row, min(scene.height, first_row + height)):
@@ -239,7 +242,7 @@ def _map(view: View, scene: Scene, terminal: Terminal, width: int, height: int) 
     return lines
 
 
-def _thing(thing: Thing, found: dict[str, KindLook], symbols: dict[str, str], *, chosen: bool) -> _Piece:
+def _thing(thing: Thing, found: dict[str, KindLook], symbols: Mapping[str, str], *, chosen: bool) -> _Piece:
     if thing.agent is not None:
         style = f"{_BOLD};{_REVERSE}" if chosen else _agent_style(thing.agent)
         return _Piece(f"{thing.agent:02d}"[-2:], style)

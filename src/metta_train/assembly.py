@@ -16,6 +16,8 @@ import torch
 from metta_train.envs.build import environment_spec, make_vector_env
 from metta_train.envs.vector import ResumableVectorEnv
 from metta_train.experience.segment_buffer import SegmentBuffer
+from metta_train.playback.episodes import Player
+from metta_train.playback.evaluation_film import film_episode, require_pictures
 from metta_train.policies.build import build_policy_from
 from metta_train.policies.config import AgentConfig, PyAgentConfig
 from metta_train.policies.policy import Policy
@@ -30,13 +32,14 @@ from metta_train.reporting.run_reporting import RunReporting, build_reporting
 from metta_train.reporting.storage import StorageError
 from metta_train.reporting.tensorboard import require_tensorboard
 from metta_train.run_config import RunConfig
+from metta_train.specs.config_errors import nearest_path
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.random_streams import derived_seed
 from metta_train.specs.records import EpochRecord, EvaluationScores, Progress
 from metta_train.training import checkpoints
 from metta_train.training.allocator import keep_freed_memory
 from metta_train.training.batching import BatchPlan, MemoryExhaustedError, plan_batches
-from metta_train.training.checkpoint_listing import newest_checkpoint
+from metta_train.training.checkpoint_listing import best_checkpoint, list_checkpoints, newest_checkpoint
 from metta_train.training.checkpoint_writer import CheckpointWriter
 from metta_train.training.checkpoints import Checkpoint
 from metta_train.training.evaluation import SEED as EVALUATION_SEED
@@ -121,7 +124,8 @@ def train(
 
     Args:
         config: the whole run.
-        command: how the program was called; recorded, and suggested again at the end.
+        command: how the program was called; recorded, and suggested again at the end. Without it, the command line
+            that composes the same configuration.
         stop: asks the training to end early; None for a training that nobody stops.
 
     Yields:
@@ -137,9 +141,13 @@ def train(
     """
     stop = StopRequest() if stop is None else stop
     stop.check()
+    command = command or ("metta-train", *config.origin.overrides)
     if config.restart == "new":
         config = config.model_copy(update={"run": free_run_name(config.data_dir, config.run)})
     design = _design(config)
+    paths = RunPaths.locate(config.data_dir, config.run)
+    if config.restart == "overwrite" or newest_checkpoint(paths.checkpoints) is None:
+        _initial_policy(config)  # a mistake in it writes nothing
     stop.check()
     with ExitStack() as stack:
         folder = stack.enter_context(RunFolder.open(config.data_dir, config.run))
@@ -155,6 +163,8 @@ def train(
         folder.record_invocation(command, config.origin)
         if checkpoint is not None:
             logger.info("continuing from %s", checkpoint.path)
+        if config.trainer.simulation.suite is not None and config.suite is None:
+            logger.warning("trainer.simulation.suite is not played: trainer.simulation.evaluate_interval is 0")
         for change in changes:
             logger.info("changed since the last start: %s", change)
         reporting = build_reporting(
@@ -163,6 +173,7 @@ def train(
             config.wandb,
             wandb_run_id=None if checkpoint is None else checkpoint.state.wandb_run_id,
             upload_interval=config.trainer.checkpoint.wandb_checkpoint_interval,
+            is_best=lambda path: _is_best(folder, path),
             tensorboard=config.tensorboard,
         )
         attempt = stack.enter_context(ExitStack())
@@ -243,6 +254,8 @@ def rehearse(config: RunConfig, stop: StopRequest | None = None) -> Rehearsal:
     policy, plan = design.policy, design.plan
     if saved is not None:
         _check_kind_of_agent(design, read_config(paths))
+    else:
+        _take_initial_weights(config, policy)
     with make_vector_env(
         config.env,
         num_envs=plan.num_envs,
@@ -334,6 +347,8 @@ def random_policy_score(config: RunConfig, *, num_episodes: int) -> float:
 def _design(config: RunConfig) -> _Design:
     if config.tensorboard:
         require_tensorboard()
+    if config.wandb.video_interval:
+        require_pictures(config.env)
     device = choose_device(config.device)
     spec = environment_spec(config.env)
     plan = plan_batches(config.trainer, spec, measure_resources(device))
@@ -380,9 +395,8 @@ def _configure_torch(config: RunConfig, plan: BatchPlan) -> None:
 
 def _training_state(design: _Design, checkpoint: Checkpoint | None, new_data_seed: int | None) -> TrainingState:
     config, policy = design.config, design.policy
-    initial = config.trainer.initial_policy.uri
-    if checkpoint is None and initial is not None:
-        restore_weights(policy, checkpoints.load(Path(initial.removeprefix("file://"))))
+    if checkpoint is None:
+        _take_initial_weights(config, policy)
     data_seed = new_data_seed
     if checkpoint is not None and new_data_seed is None:
         data_seed = data_seed_of(checkpoint)
@@ -404,6 +418,28 @@ def _training_state(design: _Design, checkpoint: Checkpoint | None, new_data_see
     if checkpoint is not None:
         state.restore(checkpoint, random_streams=new_data_seed is None)
     return state
+
+
+def _initial_policy(config: RunConfig) -> Path | None:
+    """The checkpoint to take the first weights from. Raises ValueError when there is none at that place."""
+    uri = config.trainer.initial_policy.uri
+    if uri is None:
+        return None
+    path = Path(uri.removeprefix("file://"))
+    if not path.is_dir():
+        near = nearest_path(str(path))
+        raise ValueError(f"trainer.initial_policy.uri={uri}: no such folder of a checkpoint{near}")
+    if (inside := newest_checkpoint(path / "checkpoints")) is not None:
+        raise ValueError(
+            f"trainer.initial_policy.uri={uri}: is a run; needs one of its checkpoints, e.g. {inside.path}"
+        )
+    return path
+
+
+def _take_initial_weights(config: RunConfig, policy: Policy) -> None:
+    path = _initial_policy(config)
+    if path is not None:
+        restore_weights(policy, checkpoints.load(path))
 
 
 def _generator(seed: int, device: torch.device, stream: str) -> torch.Generator:
@@ -502,7 +538,7 @@ def _trainer(
         reporters=Reporters([reporting.reporters, recent]),
         keep=keep,
         save=save,
-        evaluate=lambda epoch: _evaluate(design, epoch, stop),
+        evaluate=lambda epoch: _evaluate(design, epoch, folder, reporting, stop),
         standing=Standing() if checkpoint is None else standing_of(checkpoint),
         stop=stop,
     )
@@ -556,20 +592,44 @@ def _evaluation_envs(config: RunConfig, spec: EnvironmentSpec, policy: Policy) -
     return tuple(found)
 
 
-def _evaluate(design: _Design, epoch: int, stop: StopRequest) -> EvaluationScores:
+def _evaluate(
+    design: _Design, epoch: int, folder: RunFolder, reporting: RunReporting, stop: StopRequest
+) -> EvaluationScores:
     config = design.config
     simulation = config.trainer.simulation
     for env in design.evaluation_envs:
         copy_weights(design.policy, env.policy)
-    return evaluate(
+    seed = EVALUATION_SEED if config.suite is None else config.suite.seed
+    scores = evaluate(
         design.evaluation_envs,
         category=simulation.suite or design.spec.name,
         num_episodes=simulation.num_episodes,
-        seed=EVALUATION_SEED if config.suite is None else config.suite.seed,
+        seed=seed,
         device=design.device,
         epoch=epoch,
         check=stop.check_finishing,
     )
+    interval = config.wandb.video_interval
+    if reporting.wandb is not None and interval and epoch % interval == 0:
+        shown = design.evaluation_envs[0]
+        try:
+            film = film_episode(
+                Player(shown.policy, design.device, greedy=False, seed=seed),
+                shown.config,
+                title=f"{config.run}, epoch {epoch}",
+                stem=folder.paths.folder / "videos" / f"epoch-{epoch:06d}",
+                check=stop.check_finishing,
+            )
+        except StorageError as error:
+            logger.warning("%s; the training goes on without this film", error)
+        else:
+            reporting.reporters.video_saved(film, f"eval_{scores.category}/video")
+    return scores
+
+
+def _is_best(folder: RunFolder, path: Path) -> bool:
+    best = best_checkpoint(list_checkpoints(folder.paths.checkpoints))
+    return best is not None and best.path == path
 
 
 def _header(design: _Design, folder: RunFolder, progress: Progress) -> RunHeader:

@@ -126,6 +126,7 @@ class RunConfig(ConfigModel):
             raise ValueError(f"agent, py_agent: {both}; choose one: agent=fast or py_agent=fast")
         _check_sizes(self.trainer)
         _check_intervals(self.trainer)
+        _check_films(self.trainer.simulation.evaluate_interval, self.wandb)
         _check_schedules(self.trainer)
         return self
 
@@ -216,6 +217,22 @@ def _check_intervals(trainer: TrainerConfig) -> None:
                 f"trainer.checkpoint.checkpoint_interval={saved}, because {why}; "
                 f"use {_multiples_around(interval, saved)}"
             )
+
+
+def _check_films(evaluate_interval: int, wandb: WandbConfig) -> None:
+    interval = wandb.video_interval
+    if interval == 0:
+        return
+    if evaluate_interval == 0:
+        raise ValueError(
+            f"wandb.video_interval={interval}: films show evaluations, and trainer.simulation.evaluate_interval=0 "
+            "means there is none; set that too"
+        )
+    if interval % evaluate_interval:
+        raise ValueError(
+            f"wandb.video_interval={interval}: needs 0 (never) or a multiple of trainer.simulation.evaluate_interval="
+            f"{evaluate_interval}, because films show evaluations; use {_multiples_around(interval, evaluate_interval)}"
+        )
 
 
 def _check_schedules(trainer: TrainerConfig) -> None:

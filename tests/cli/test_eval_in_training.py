@@ -171,6 +171,11 @@ def test_without_evaluation_the_score_is_the_reward_of_several_epochs() -> None:
     assert sum("overview/reward" in line for line in lines) > EPOCHS, "the window was full"
 
 
+def test_a_suite_that_nobody_plays_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
+    run("silent", *BASE, "trainer.simulation.suite=poles", f"trainer.total_timesteps={EPOCH_STEPS}")
+    assert "trainer.simulation.suite is not played" in capsys.readouterr().err
+
+
 def test_a_suite_that_does_not_exist_or_fit_is_a_mistake_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"trainer\.simulation\.suite=pole: needs one of .*; did you mean poles\?"):
         load_config([*EVALUATED, "trainer.simulation.suite=pole"])

@@ -38,6 +38,8 @@ class WandbConfig(ConfigModel):
     """A longer description."""
     job_type: str
     """Kind of job, for filters."""
+    video_interval: Annotated[int, Field(ge=0)]
+    """Epochs between films of an evaluated episode; a multiple of trainer.simulation.evaluate_interval; 0 = never."""
 
     @field_validator("mode", mode="before")
     @classmethod

@@ -101,6 +101,10 @@ class Reporter(ABC):
     def checkpoint_saved(self, path: Path, epoch: int, agent_step: int) -> None:
         """After a checkpoint is complete on the disk."""
 
+    def video_saved(self, path: Path, name: str) -> None:
+        """A film of the epoch that is reported next, and the name of what it shows. For reporters that show films."""
+        return
+
     def rolled_back(self, agent_step: int) -> None:
         """The run goes on from `agent_step`, in another way than before. For reporters that keep a record."""
         return
@@ -128,6 +132,9 @@ class Reporters(Reporter):
 
     def checkpoint_saved(self, path: Path, epoch: int, agent_step: int) -> None:
         self._tell(lambda reporter: reporter.checkpoint_saved(path, epoch, agent_step))
+
+    def video_saved(self, path: Path, name: str) -> None:
+        self._tell(lambda reporter: reporter.video_saved(path, name))
 
     def rolled_back(self, agent_step: int) -> None:
         self._tell(lambda reporter: reporter.rolled_back(agent_step))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +45,7 @@ def build_reporting(
     *,
     wandb_run_id: str | None = None,
     upload_interval: int = 0,
+    is_best: Callable[[Path], bool] = lambda _: False,
     tensorboard: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> RunReporting:
@@ -56,6 +57,7 @@ def build_reporting(
         wandb: where and whether to report to wandb.
         wandb_run_id: of the checkpoint that the run goes on from.
         upload_interval: epochs between uploads of checkpoints to wandb; 0 = never.
+        is_best: whether a checkpoint is the best of its run.
         tensorboard: also write event files, beside the metrics file.
         environ: environment variables.
     """
@@ -63,7 +65,9 @@ def build_reporting(
     mode = resolved_mode(wandb.mode, environ, Path.home())
     wandb_reporter = None
     if mode != "off":
-        wandb_reporter = WandbReporter(wandb, mode=mode, run_id=wandb_run_id, upload_interval=upload_interval)
+        wandb_reporter = WandbReporter(
+            wandb, mode=mode, run_id=wandb_run_id, upload_interval=upload_interval, is_best=is_best
+        )
         reporters.append(wandb_reporter)
     if tensorboard:
         reporters.append(TensorBoardReporter(metrics_file.parent / TENSORBOARD_FOLDER))

@@ -10,7 +10,7 @@ import secrets
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 class _Metrics:
     values: Mapping[str, float]
     agent_step: int
+    videos: Mapping[str, Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class _Upload:
     path: Path
     epoch: int
     agent_step: int
+    aliases: tuple[str, ...]  # "latest" is wandb's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class WandbReporter(Reporter):
         run_id: of the wandb run to go on with; None makes a new one.
         group: used when the config names none, e.g. the sweep of a multirun job.
         upload_interval: epochs between uploads of a checkpoint as an artifact; the last one is uploaded too. 0 = never.
+        is_best: whether a checkpoint is the best of its run; it gets the alias "best".
         finish_timeout: seconds that `finish` waits at most.
     """
 
@@ -86,6 +89,7 @@ class WandbReporter(Reporter):
         run_id: str | None = None,
         group: str | None = None,
         upload_interval: int = 0,
+        is_best: Callable[[Path], bool] = lambda _: False,
         finish_timeout: float = _FINISH_TIMEOUT,
     ) -> None:
         # wandb's own choice of an id would reuse the id of an earlier run of the same process.
@@ -94,7 +98,9 @@ class WandbReporter(Reporter):
         self._mode: Literal["online", "offline"] = mode
         self._group = config.group or group
         self._upload_interval = upload_interval
+        self._is_best = is_best
         self._finish_timeout = finish_timeout
+        self._videos: dict[str, Path] = {}
         self._uploaded_epoch = 0
         self._last_checkpoint: _Upload | None = None
         self._tasks: queue.Queue[_Metrics | _Upload | _End] = queue.Queue(_QUEUE_LENGTH)
@@ -108,12 +114,17 @@ class WandbReporter(Reporter):
         self._thread.start()
 
     def record(self, record: EpochRecord) -> None:
-        self._put(_Metrics(metrics_of(record), record.agent_step))
+        videos, self._videos = self._videos, {}
+        self._put(_Metrics(metrics_of(record), record.agent_step, videos))
+
+    def video_saved(self, path: Path, name: str) -> None:
+        self._videos[name] = path
 
     def checkpoint_saved(self, path: Path, epoch: int, agent_step: int) -> None:
         if self._upload_interval == 0:
             return
-        self._last_checkpoint = _Upload(path, epoch, agent_step)
+        aliases = (f"step-{agent_step}", f"epoch-{epoch}", *(["best"] if self._is_best(path) else []))
+        self._last_checkpoint = _Upload(path, epoch, agent_step, aliases)
         if epoch - self._uploaded_epoch >= self._upload_interval:
             self._upload(self._last_checkpoint)
 
@@ -222,7 +233,7 @@ class WandbReporter(Reporter):
             task = self._tasks.get()
             match task:
                 case _Metrics():
-                    run.log(dict(task.values), step=task.agent_step)
+                    run.log({**task.values, **self._films(task.videos)}, step=task.agent_step)
                 case _Upload():
                     self._log_artifact(run, task)
                 case _End():
@@ -233,9 +244,25 @@ class WandbReporter(Reporter):
 
         metadata = {"epoch": upload.epoch, "agent_step": upload.agent_step}
         artifact = wandb.Artifact(name=self.run_id, type="model", metadata=metadata)
-        for file in sorted(upload.path.iterdir()):  # add_dir would print into the dashboard
-            artifact.add_file(str(file))
-        run.log_artifact(artifact)
+        try:
+            for file in sorted(upload.path.iterdir()):  # add_dir would print into the dashboard
+                artifact.add_file(str(file))
+        except (OSError, ValueError) as error:  # removed before its turn came, because newer ones took its place
+            logger.warning("wandb does not get the checkpoint %s (%s)", upload.path.name, _first_line(error))
+            return
+        run.log_artifact(artifact, aliases=["latest", *upload.aliases])
+
+    @staticmethod
+    def _films(videos: Mapping[str, Path]) -> dict[str, wandb.Video]:
+        import wandb
+
+        films = {}
+        for name, path in videos.items():
+            try:
+                films[name] = wandb.Video(str(path))
+            except (OSError, ValueError) as error:
+                logger.warning("wandb does not get the video %s (%s)", path.name, _first_line(error))
+        return films
 
 
 def _obstacle() -> str | None:

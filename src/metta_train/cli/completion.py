@@ -11,7 +11,7 @@ from typing import Any
 
 from metta_train.cli.compose import Composition, compose, resolved
 from metta_train.cli.config_source import ConfigSource
-from metta_train.cli.help import group_options
+from metta_train.cli.help import NOT_COMPOSED, group_options
 from metta_train.run_config import NO_KEYS, RunConfig
 from metta_train.specs.config_docs import documented_keys
 from metta_train.specs.config_errors import ConfigError, nearest_choice, shown
@@ -120,7 +120,7 @@ def _keys(word: str, overrides: Sequence[str], source: ConfigSource, for_help: b
     tree, options = _tree(overrides, source), group_options(source)
     sign = "" if for_help else "="
     if "." not in word:
-        yield from (f"{group}{sign}" for group in options if for_help or group not in ("eval", "sweep"))
+        yield from (f"{group}{sign}" for group in options if for_help or group not in NOT_COMPOSED)
     parent, _, _ = word.rpartition(".")
     node: Any = tree
     for part in parent.split(".") if parent else ():

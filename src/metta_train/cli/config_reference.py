@@ -53,7 +53,8 @@ Put files into folders named after the groups, for example `conf/trainer/mine.ya
 
 Choosing a file of folders 2 to 4 that has a shipped name is an error, because it would not be used; in `./conf`, which
 may belong to another program, and in packages it is a warning. A run records the folders and the files that were used
-in its `invocations.jsonl`.
+in its `invocations.jsonl`. Suites (`conf/eval/`) and search spaces (`conf/sweep/`) are files that you name to be played
+or searched: there yours come before metta-train's.
 
 ## Exit codes of `metta-train --dry-run` and `metta-train`
 

@@ -28,6 +28,7 @@ GROUPS = {
     "eval": "sets of environments, for trainer.simulation.suite and metta-eval --suite",
     "sweep": "spaces to search, for metta-sweep",
 }
+NOT_COMPOSED = ("eval", "sweep")  # folders of files that other commands and keys name
 EXAMPLES = (
     ("metta-train", "the default: learns env=forage within minutes on a CPU"),
     ("metta-train py_agent=fast run=mine", "the same network by hand; the run is called mine"),
@@ -73,7 +74,8 @@ def show_help(words: Sequence[str], source: ConfigSource) -> None:
             group = word.partition("=")[0]
             if word not in known and group not in options:
                 raise ConfigError(f"--help {word}: {unknown_key(word, sorted(known))}")
-        composition = compose([word for word in words if "=" in word], source)
+        overrides = [word for word in words if "=" in word and word.partition("=")[0] not in NOT_COMPOSED]
+        composition = compose(overrides, source)
         values = resolved(composition)
         chosen = {group: str(option) for group, option in composition.choices.items()}
         for word in asked:

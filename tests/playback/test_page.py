@@ -70,6 +70,14 @@ def page(browser: Browser, episode: tuple[list[Moment], Path]) -> Iterator[Page]
     context.close()
 
 
+def until(page: Page, condition: str) -> None:
+    """Wait for it; the page's own policy forbids Playwright's way."""
+    end = time.monotonic() + 20
+    while not page.evaluate(condition):
+        assert time.monotonic() < end, condition
+        page.wait_for_timeout(20)
+
+
 def facts(page: Page, where: str) -> dict[str, str]:
     names = page.locator(f"{where} dt").all_inner_texts()
     return dict(zip(names, page.locator(f"{where} dd").all_inner_texts(), strict=True))
@@ -146,10 +154,7 @@ def test_playing_scrubbing_and_keys(page: Page) -> None:
     assert step() == 7
     page.select_option("#speed", label="100 steps/s")
     page.click("#play")
-    end = time.monotonic() + 20
-    while page.evaluate("player.playing"):
-        assert time.monotonic() < end
-        page.wait_for_timeout(20)
+    until(page, "!player.playing")
     assert step() == 11
     assert page.inner_text("#play") == "Play"
     page.locator("body").click(position={"x": 5, "y": 100})
@@ -175,9 +180,11 @@ def test_agents_are_chosen_by_keys_and_clicks(page: Page, episode: tuple[list[Mo
 
 def test_it_fits_a_small_window(page: Page) -> None:
     page.set_viewport_size({"width": 400, "height": 700})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
-    box = page.locator("#map").bounding_box()
-    assert box is not None and box["x"] >= 0 and box["x"] + box["width"] <= 400
+    fits = """() => {
+        const map = document.getElementById("map").getBoundingClientRect();
+        return innerWidth === 400 && document.documentElement.scrollWidth <= 400 && map.left >= 0 && map.right <= 400;
+    }"""
+    until(page, fits)
 
 
 def test_a_damaged_replay_is_told_of(browser: Browser, tmp_path: Path) -> None:

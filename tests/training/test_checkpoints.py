@@ -465,9 +465,10 @@ def crash_points(monkeypatch: pytest.MonkeyPatch, error: Callable[[], BaseExcept
     return calls
 
 
-# mkdir of checkpoints/, mkdir of the temporary folder, five files, the folder, rename, the parent.
-SAVE_CALLS = ["mkdir", "mkdir", "fsync", "fsync", "fsync", "fsync", "fsync", "fsync", "rename", "fsync"]
-REPLACE_CALLS = [*SAVE_CALLS[:8], "rename", "rename", "fsync"]
+# The temporary folder, five files, the folder; rename, the parent.
+WRITE_CALLS = ["mkdir", "fsync", "fsync", "fsync", "fsync", "fsync", "fsync"]
+SAVE_CALLS = [*WRITE_CALLS, "rename", "fsync"]
+REPLACE_CALLS = [*WRITE_CALLS, "rename", "rename", "fsync"]
 
 
 def test_every_file_and_folder_is_synced_before_and_after_the_rename(
@@ -475,8 +476,8 @@ def test_every_file_and_folder_is_synced_before_and_after_the_rename(
 ) -> None:
     with monkeypatch.context() as patch:
         calls = crash_points(patch, Crash, stop_at=-1)
-        saved(tmp_path)
-    assert calls == SAVE_CALLS
+        saved(tmp_path / "checkpoints")
+    assert calls == ["mkdir", "fsync", *SAVE_CALLS], "the folder of all checkpoints and its parent come first"
 
 
 @pytest.mark.parametrize("stop_at", range(len(SAVE_CALLS)))

@@ -1,14 +1,22 @@
 from __future__ import annotations
 
+import json
+import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from metta_train.cli import train
 from metta_train.cli.compose import ConfigSource
 from metta_train.cli.config_source import conf_folder
+from metta_train.cli.exit_codes import DONE
 from metta_train.cli.sweep import plan_sweep, sample_jobs
+from metta_train.cli.sweep_job import SweepJob
+from metta_train.run_config import RunConfig
 from metta_train.specs.config_errors import ConfigError
+from metta_train.training.run_folder import RunPaths
 
 SOURCE = ConfigSource(conf_folder())
 
@@ -63,6 +71,37 @@ def test_jobs_are_named_by_their_values_however_they_are_written(tmp_path: Path)
 def test_the_same_job_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^two jobs would be the run 's/seed-1': a value is given twice$"):
         plan_sweep(["run=s", "seed=1,1", f"data_dir={tmp_path}"], SOURCE)
+
+
+def test_a_sweep_is_new_by_its_name(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^restart=new: the jobs of a sweep are named by their values"):
+        plan_sweep(["run=s", "seed=1,2", "restart=new", f"data_dir={tmp_path}"], SOURCE)
+
+
+def test_a_job_gives_the_sweeper_its_objective(tmp_path: Path) -> None:
+    """NaN tells sweepers of a failure; the others go on."""
+
+    def trained(config: RunConfig, command: Sequence[str]) -> int:
+        if config.seed == 2:
+            raise ConfigError("not this one")
+        folder = RunPaths.locate(config.data_dir, config.run).folder
+        folder.mkdir(parents=True)
+        line = {"metric/agent_step": 10.0, "overview/reward": 0.5 * config.seed}
+        (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+        return DONE
+
+    overrides = ["run=s", "seed=1,2,3", "trainer=smoke", f"data_dir={tmp_path}"]
+    sweep = plan_sweep(overrides, SOURCE)
+    job = SweepJob(sweep, SOURCE, trained)
+    objectives: list[float] = []
+    train._hydra_main(["-m", *overrides, *sweep.overrides], SOURCE, lambda tree: objectives.append(job(tree)))
+    assert objectives[::2] == [0.5, 1.5] and math.isnan(objectives[1])
+    records = sweep.records.of_start(sweep.start)
+    assert [(record.state, record.objective, record.reason) for record in records] == [
+        ("done", 0.5, None),
+        ("failed", None, "not this one"),
+        ("done", 1.5, None),
+    ]
 
 
 def test_another_sweeper_plans_its_jobs_itself(tmp_path: Path) -> None:

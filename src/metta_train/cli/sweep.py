@@ -93,6 +93,8 @@ def plan_sweep(overrides: Sequence[str], source: ConfigSource) -> Sweep:
     jobs = sample_jobs(overrides)
     compositions = [_composition(job, source) for job in jobs]
     first, *others = [resolved(composition) for composition in compositions]
+    if "new" in (first["restart"], *(job["restart"] for job in others)):
+        raise ConfigError("restart=new: the jobs of a sweep are named by their values; give the sweep another run=")
     data_dir = Path(first["data_dir"]).expanduser().resolve()
     names = [first["run"], *(job["run"] for job in others)]
     for name in names:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import socket
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metta_train.cli.exit_codes import CRASH, DONE, INTERRUPTED, PREEMPTED
@@ -48,11 +50,9 @@ def finish_sweep(sweep: Sweep, arguments: Sequence[str], launcher_error: str | N
     everything = sweep.records.read()
     file = write_csv(sweep.folder, everything) if everything else None
     console = results_console()
-    console_width = console.width
-    parts = report(sweep.name, everything, jobs, console_width)
-    print_results(console, parts)
+    print_results(console, report(sweep.name, everything, jobs, console.width))
     if file is not None:
-        print(file)
+        print(shown_path(file))
     again = [job for job in jobs if job.state != "done"]
     if again:
         words = [word for word in redact_argv(arguments) if not word.startswith("run=")]
@@ -138,6 +138,11 @@ def failure_table(jobs: Sequence[JobRecord]) -> Table:
     return table
 
 
+def shown_path(file: Path) -> Path:
+    """As one would write it here."""
+    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
+
+
 def _settled(sweep: Sweep, launcher_error: str | None) -> tuple[JobRecord, ...]:
     """The records of this start, once nothing changes them any more; jobs that left none get one."""
     jobs = sweep.records.of_start(sweep.start)
@@ -156,7 +161,8 @@ def _settled(sweep: Sweep, launcher_error: str | None) -> tuple[JobRecord, ...]:
 
 
 def _still_runs(job: JobRecord) -> bool:
-    return job.state == "running" and job.host == socket.gethostname() and is_alive(job.pid)
+    here = job.host == socket.gethostname() and job.pid != os.getpid()
+    return job.state == "running" and here and is_alive(job.pid)
 
 
 def _interval(estimate: Estimate | None, count: int) -> str:

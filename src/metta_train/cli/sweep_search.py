@@ -27,6 +27,7 @@ from metta_train.cli.compose import compose, located, quoted, run_config
 from metta_train.cli.config_source import ConfigSource, conf_folder
 from metta_train.cli.exit_codes import DONE, PREEMPTED
 from metta_train.cli.signals import BATCH_SIGNALS
+from metta_train.cli.sweep_report import shown_path
 from metta_train.cli.sweep_search_report import report, trial_line, write_trials_csv
 from metta_train.reporting.results import plain, print_json, print_results, results_console
 from metta_train.reporting.storage import replace_file, storage_errors
@@ -188,7 +189,7 @@ def _show(request: Request, trials: Sequence[Trial], *, as_json: bool) -> None:
     ranked = sorted(trials, key=lambda trial: _rank(request.config, trial))
     print_results(console, report(request.name, request.config, ranked, console.width))
     if table is not None:
-        print(table)
+        print(shown_path(table))
     for purpose, command in commands.items():
         print(f"{purpose}:\n  {command}")
 
@@ -237,7 +238,8 @@ def _request(options: argparse.Namespace) -> Request:
             raise ConfigError(f"{override}: has no place in a search; its trials are processes of their own")
     data_dir = (Path(folders[-1]) if folders else data_dir_of(options)).expanduser().resolve()
     name = names[-1] if names else f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    folder = located(data_dir, f"{name}/trial-0000").parent
+    folder = located(data_dir, name)
+    located(data_dir, f"{name}/trial-0000")  # of which there is room for fewer parts
     saved = _saved(SearchFolder(folder))
     if spaces:
         values = _space(spaces[0], ConfigSource(conf_folder(), extra_folder=config_dir))

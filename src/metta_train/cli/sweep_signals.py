@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+import psutil
+
 from metta_train.cli.signals import BATCH_SIGNALS
 from metta_train.cli.sweep import Sweep
 
@@ -71,11 +73,8 @@ def stop_jobs(sweep: Sweep) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process of this machine exists."""
+    """Whether a process of this machine still does something."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
         return False
-    except PermissionError:
-        return True
-    return True

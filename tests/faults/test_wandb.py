@@ -35,6 +35,7 @@ def assert_offline_and_complete(data_dir: Path, run: str, ended: Ended) -> None:
     assert list((data_dir / run / "wandb").glob("offline-run-*/run-*.wandb"))
 
 
+@pytest.mark.slow
 @pytest.mark.fault("F14 wandb: silent server")
 def test_a_server_that_accepts_and_never_answers_costs_no_more_than_seconds(data_dir: Path, tally: Tally) -> None:
     without = Run(data_dir, [*ARGUMENTS, "wandb=off", "run=without"]).wait()

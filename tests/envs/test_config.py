@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from metta_train.envs.build import environment_spec, make_vector_env
 from tests.envs.env_configs import CONF, env_config
 
-
 INCOMPLETE = {"mettagrid", "pettingzoo", "plugin"}  # the user says which game, environment or package
 
 

@@ -52,15 +52,21 @@ def expected_memory(
     state = 4 * (1 + sum(math.prod(shape) for shape in policy.state_shapes))
     measured = min(MEASURED_SEGMENTS, plan.piece_segments)
     activations = _activations(policy, plan, measured)
-    children = psutil.Process().children(recursive=True)
     return ExpectedMemory(
         network=_network(policy, optimizer),
         buffer=plan.batch_size * step + plan.segments * state,
         minibatch=plan.minibatch_size * step + plan.minibatch_segments * state,
         activations=activations * plan.piece_segments // measured,
         process=psutil.Process().memory_info().rss,
-        workers=sum(child.memory_info().rss for child in children),
+        workers=sum(_resident(child) for child in psutil.Process().children(recursive=True)),
     )
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return process.memory_info().rss
+    except psutil.NoSuchProcess:  # it ended meanwhile
+        return 0
 
 
 def _network(policy: Policy, optimizer: Literal["adam", "muon"]) -> int:

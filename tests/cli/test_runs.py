@@ -233,6 +233,8 @@ def test_rm_removes_the_folder_and_follows_no_links(data_dir: Path, capsys: pyte
     (kept / "file").touch()
     (data_dir / "a-1" / "link").symlink_to(kept)
     assert ran(capsys, "rm", "a-*", "--yes").out == "removed a-1\nremoved a-2\n"
+    write_run(data_dir, "c", scores=())
+    assert ran_json(capsys, "rm", "c", "--yes") == [{"run": "c", "folder": str(data_dir / "c")}]
     assert sorted(path.name for path in data_dir.iterdir()) == ["b"]
     assert (kept / "file").exists()
 

@@ -202,8 +202,10 @@ def evaluation_line(scores: EvaluationScores) -> str:
         for of_one in scores.environments
     ]
     each = scores.episodes // max(1, len(scores.environments))
+    count = "1 episode" if each == 1 else f"{each} episodes"
+    many = " each" if len(scores.environments) > 1 else ""
     return (
-        f"evaluation at epoch {scores.epoch}: score {number(scores.score)} | IQM, 95 % interval, {each} episodes each: "
+        f"evaluation at epoch {scores.epoch}: score {number(scores.score)} | IQM, 95 % interval, {count}{many}: "
         f"{', '.join(told)}"
     )
 

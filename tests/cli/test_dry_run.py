@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from metta_train import build_policy, load_config
 from metta_train.cli import train
 from metta_train.cli.exit_codes import BAD_USAGE, DONE, WORKERS
+from metta_train.envs.build import environment_spec
+from metta_train.training import memory
+from metta_train.training.batching import plan_batches
+from metta_train.training.resources import Resources
 from tests.cli.command import metta_train
 
 SMALL = ["trainer=smoke", "wandb=off", "env.task.rooms=2", "env.max_steps=20"]
@@ -46,14 +51,16 @@ def test_it_tells_the_plan_the_parameters_and_the_memory(here: Path, capsys: pyt
     assert list(here.iterdir()) == []
 
 
-def test_activations_grow_with_the_pieces_of_a_minibatch(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def activations(pieces_of: int) -> float:
-        text = dry_run(capsys, *SMALL, "trainer.num_envs=6", f"trainer.max_minibatch_size={pieces_of}")
-        found = re.search(r"activations +([\d.]+) MiB", text)
-        assert found is not None
-        return float(found[1])
-
-    assert activations(192) == pytest.approx(2 * activations(96), rel=0.05)
+def test_the_expected_activations_are_those_of_a_gradient_step() -> None:
+    """Weighed on few segments, told for many."""
+    for agent in ("agent=fast", "py_agent=fast"):
+        config = load_config([agent, "trainer=smoke", "trainer.num_envs=4", "trainer.precision=bf16"])
+        spec = environment_spec(config.env)
+        plan = plan_batches(config.trainer, spec, Resources("cpu", cores=1, threads=1, free_memory=2**33))
+        policy = build_policy(config, spec)
+        assert plan.piece_segments > 4 * memory.MEASURED_SEGMENTS
+        whole = memory._activations_of(policy, plan, plan.piece_segments)
+        assert memory.expected_memory(policy, spec, plan, "adam").activations == pytest.approx(whole, rel=0.05)
 
 
 def test_a_sweep_rehearses_every_value(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,9 @@ from metta_train.policies.policy import Policy
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.training.batching import BYTES_PER_STEP, BatchPlan
 
-MEASURED_SEGMENTS = 4  # the activations of these are weighed; those of a gradient step are in proportion
+# The activations of this many segments, and of twice as many, are weighed; the line through both gives those of a
+# gradient step.
+MEASURED_SEGMENTS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +52,11 @@ def expected_memory(
     """Computed from the sizes; the activations are measured on a few segments. Environments must still be open."""
     step = math.prod(spec.observation.shape) * np.dtype(spec.observation.dtype).itemsize + BYTES_PER_STEP
     state = 4 * (1 + sum(math.prod(shape) for shape in policy.state_shapes))
-    measured = min(MEASURED_SEGMENTS, plan.piece_segments)
-    activations = _activations(policy, plan, measured)
     return ExpectedMemory(
         network=_network(policy, optimizer),
         buffer=plan.batch_size * step + plan.segments * state,
         minibatch=plan.minibatch_size * step + plan.minibatch_segments * state,
-        activations=activations * plan.piece_segments // measured,
+        activations=_activations(policy, plan),
         process=psutil.Process().memory_info().rss,
         workers=sum(_resident(child) for child in psutil.Process().children(recursive=True)),
     )
@@ -77,7 +77,15 @@ def _network(policy: Policy, optimizer: Literal["adam", "muon"]) -> int:
     return total + sum(layer.weight.nbytes for layer in policy.weight_layers())
 
 
-def _activations(policy: Policy, plan: BatchPlan, segments: int) -> int:
+def _activations(policy: Policy, plan: BatchPlan) -> int:
+    few, more = MEASURED_SEGMENTS, 2 * MEASURED_SEGMENTS
+    if plan.piece_segments <= more:
+        return _activations_of(policy, plan, plan.piece_segments)
+    first, second = (_activations_of(policy, plan, segments) for segments in (few, more))
+    return first + (second - first) * (plan.piece_segments - few) // few
+
+
+def _activations_of(policy: Policy, plan: BatchPlan, segments: int) -> int:
     """Bytes that autograd keeps of this many segments; weights and views of the same memory count once or not."""
     device, spec = policy.active_rows.device, policy.spec
     dtype = torch.from_numpy(np.empty(0, dtype=spec.observation.dtype)).dtype

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.wandb_servers import answering, refusing, silent
+from tests.fakes.wandb_servers import answering, refusing, silent, working
 from tests.faults.conftest import Tally
 from tests.faults.runs import CARTPOLE, Ended, Run, assert_same_run, lines
 
@@ -50,11 +50,12 @@ def test_a_server_that_accepts_and_never_answers_costs_no_more_than_seconds(data
 
 
 @pytest.mark.slow
-@pytest.mark.fault("F14 wandb: refused, no answer to a start, 500, wrong key")
+@pytest.mark.fault("F14 wandb: refused, unknown host, no answer to a start, 500, wrong key")
 @pytest.mark.parametrize(
     ("name", "server", "words"),
     [
         ("refused", refusing, "does not answer"),
+        ("unknown-host", lambda: nullcontext("http://wandb.invalid"), "does not answer"),
         ("no-answer", lambda: answering(None), "wandb does not start online"),
         ("broken", lambda: answering(500), "wandb does not start online"),
         ("wrong-key", lambda: answering(401), "wandb does not start online"),
@@ -70,6 +71,26 @@ def test_other_servers_are_given_up_too(
         run.assert_nothing_left(seconds=15.0)
     assert words in ended.err
     assert_offline_and_complete(data_dir, name, ended)
+    assert ended.seconds < without.seconds + END
+    tally.add(survived=True, recovery=max(0.0, ended.seconds - without.seconds))
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F14 wandb: server dies during the run")
+def test_a_server_that_dies_in_the_middle_holds_nothing(data_dir: Path, tally: Tally) -> None:
+    length = "trainer.total_timesteps=25600"
+    without = Run(data_dir, [*ARGUMENTS, "wandb=off", "run=long", length]).wait()
+    with working() as server:
+        run = online(data_dir, "dies", server.address, length)
+        run.wait_until(server.streamed.is_set)
+        server.stalled.set()
+        ended = run.wait()
+        run.assert_nothing_left(seconds=15.0)
+    assert ended.code == 0, ended.err
+    assert "Traceback" not in ended.err
+    assert lines(data_dir, "dies") == 200
+    assert_same_run(data_dir, "dies", "long")
+    assert "`wandb sync` on the folder below wandb/ uploads the rest" in ended.err.replace("\n", " ")
     assert ended.seconds < without.seconds + END
     tally.add(survived=True, recovery=max(0.0, ended.seconds - without.seconds))
 

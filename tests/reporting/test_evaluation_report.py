@@ -65,6 +65,13 @@ def test_statistics_that_do_not_fit_are_counted() -> None:
     assert max(len(line) for line in text.splitlines()) <= 80
 
 
+def test_a_long_name_is_whole_at_80_columns() -> None:
+    name = "sweep/seed-10:301056"
+    text = shown([evaluation(policy=name), evaluation(policy="mine:1000")])
+    assert re.search(rf"^{name} +2\.0", text, re.MULTILINE) and "lowest" not in text
+    assert "lowest" in shown([evaluation(policy=name)], 100)
+
+
 def test_everything_goes_into_json() -> None:
     told = evaluation().plain()
     assert told["episodes"] == [

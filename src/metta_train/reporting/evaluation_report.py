@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _LABEL = "dim"
 _WIDE = 110  # columns from which mean and median have their interval too
 _WIDE_SEVERAL = 140  # the same where environments have a column
+_BESIDE_POLICY = 67  # columns of everything but the policy's name, where one environment is told of
 _NARROWEST = 7  # columns of a statistic
 
 
@@ -86,7 +87,8 @@ def score_table(evaluations: Sequence[Evaluation], width: int) -> Table:
         table.add_column(title, justify="right", no_wrap=True)
         if title == "IQM" or wide:
             table.add_column("95 % interval", justify="left", no_wrap=True, style=_LABEL)
-    ends = wide or not several
+    longest = max(len(evaluation.policy) for evaluation in evaluations)
+    ends = wide or (not several and longest + _BESIDE_POLICY <= width)
     for title in ("lowest", "highest", "length") if ends else ("length",):
         table.add_column(title, justify="right", no_wrap=True)
     for evaluation in evaluations:

@@ -16,7 +16,8 @@ from metta_train.cli.suites import refuse_other_keys
 from metta_train.run_config import RunConfig, takes_new_keys
 from metta_train.specs.config_errors import ConfigError, dotted_keys, unknown_key
 
-ENV_TYPES = ("mettagrid", "gymnasium", "pettingzoo", "plugin")  # each has a file of this name in conf/env/ with all its keys
+# Each has a file of this name in conf/env/ with all its keys.
+ENV_TYPES = ("mettagrid", "gymnasium", "pettingzoo", "plugin")
 
 _TAKEN = ("agent", "py_agent", "env", "device", "seed")  # of a saved configuration
 

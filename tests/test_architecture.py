@@ -68,12 +68,18 @@ def test_packages_hold_no_code(room: str) -> None:
 
 
 def test_nothing_reads_pickles_or_runs_text() -> None:
-    """No pickle is ever read (DESIGN 6), no text becomes code, no shell is asked."""
-    for file in SOURCE.rglob("*.py"):
+    """No pickle is ever read (DESIGN 6), no text becomes code, no shell is asked.
+
+    But for the reader of old files: a process of its own, which only --trust-pickle starts, and nobody imports.
+    """
+    reader = SOURCE / "cli" / "legacy_pickle.py"
+    assert reader.exists()
+    for file in set(SOURCE.rglob("*.py")) - {reader}:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
                 assert not {"pickle", "cloudpickle", "dill", "marshal", "shelve"} & set(names), file
+                assert not any("legacy_pickle" in name for name in names), file
             if isinstance(node, ast.Call):
                 called = ast.unparse(node.func)
                 assert called not in ("eval", "exec", "torch.load", "yaml.load", "yaml.unsafe_load", "os.system"), file

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.fakes.wandb_servers import answering, refusing, silent, working
@@ -93,6 +94,28 @@ def test_a_server_that_dies_in_the_middle_holds_nothing(data_dir: Path, tally: T
     assert "`wandb sync` on the folder below wandb/ uploads the rest" in ended.err.replace("\n", " ")
     assert ended.seconds < without.seconds + END
     tally.add(survived=True, recovery=max(0.0, ended.seconds - without.seconds))
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F14 wandb: its own process is killed")
+def test_the_death_of_the_process_of_wandb_is_one_warning(data_dir: Path) -> None:
+    length = "trainer.total_timesteps=12800"
+    run = Run(data_dir, [*ARGUMENTS, "wandb=offline", "run=killed", length])
+    run.wait_until(lambda: lines(data_dir, "killed") >= 5 and bool(services(run)))
+    run.wait_until(lambda: bool(list((data_dir / "killed" / "wandb").glob("offline-run-*/run-*.wandb"))))
+    for service in services(run):
+        service.kill()
+    ended = run.wait()
+    assert ended.code == 0, ended.err
+    assert "wandb stopped reporting" in ended.err and "metrics.jsonl stays complete" in ended.err
+    assert "Traceback" not in ended.err, ended.err
+    assert lines(data_dir, "killed") == 100
+    run.assert_nothing_left(seconds=15.0)
+
+
+def services(run: Run) -> list[psutil.Process]:
+    children = psutil.Process(run.process.pid).children(recursive=True)
+    return [child for child in children if "wandb-core" in child.name()]
 
 
 @pytest.mark.slow

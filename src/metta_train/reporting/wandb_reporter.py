@@ -170,6 +170,10 @@ class WandbReporter(Reporter):
         except Exception as error:  # the boundary of this thread: whatever wandb raises must not end the training
             logger.warning("wandb stopped reporting (%s); metrics.jsonl stays complete", _first_line(error))
             logger.debug("the failure in wandb", exc_info=True)
+            self._stopped.set()
+            # MailboxClosedError is in no public module of wandb.
+            if isinstance(error, ConnectionError) or type(error).__name__ == "MailboxClosedError":
+                _forget_dead_service()
         finally:
             self._stopped.set()
 
@@ -263,6 +267,16 @@ class WandbReporter(Reporter):
             except (OSError, ValueError) as error:
                 logger.warning("wandb does not get the video %s (%s)", path.name, _first_line(error))
         return films
+
+
+def _forget_dead_service() -> None:
+    """When the process of wandb itself has died, its farewell to that process at our exit would end in a traceback."""
+    import wandb
+
+    try:
+        wandb.teardown()
+    except (Exception, SystemExit):  # the boundary of this thread, as above
+        logger.debug("wandb could not be closed", exc_info=True)
 
 
 def _obstacle() -> str | None:

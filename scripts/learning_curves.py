@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import yaml
 
-from metta_train.assembly import random_policy_score
+from metta_train.assembly.evaluation import random_policy_score
 from metta_train.run_config import RunConfig
 
 SMOOTHING = 8  # epochs in which episodes ended

@@ -1,4 +1,4 @@
-"""Our trainer, whole: the loop of `assembly.train` with its reporting, as `metta-train` runs it."""
+"""Our trainer, whole: the loop of `assembly.run.train` with its reporting, as `metta-train` runs it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from benchmark_parts.arm import Arm
 from benchmark_parts.workload import Workload, plan_of
-from metta_train.assembly import train
+from metta_train.assembly.run import train
 from metta_train.envs.build import environment_spec, make_vector_env
 from metta_train.experience.segment_buffer import SegmentBuffer
 from metta_train.policies.build import build_policy_from

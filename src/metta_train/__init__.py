@@ -9,8 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from metta_train.assembly import build_policy as build_policy
-    from metta_train.assembly import train as train
+    from metta_train.assembly.policy import build_policy as build_policy
+    from metta_train.assembly.run import train as train
     from metta_train.cli.compose import load_config as load_config
     from metta_train.specs.action_table import ActionTable as ActionTable
     from metta_train.specs.environment_spec import EnvironmentSpec as EnvironmentSpec
@@ -26,9 +26,9 @@ _HOMES = {
     "StopRequest": "metta_train.training.stopping",
     "StopRequested": "metta_train.training.stopping",
     "TokenObservation": "metta_train.specs.environment_spec",
-    "build_policy": "metta_train.assembly",
+    "build_policy": "metta_train.assembly.policy",
     "load_config": "metta_train.cli.compose",
-    "train": "metta_train.assembly",
+    "train": "metta_train.assembly.run",
 }
 
 __all__ = [

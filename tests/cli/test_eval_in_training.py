@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from metta_train import load_config
-from metta_train.assembly import train
+from metta_train.assembly.run import train
 from metta_train.cli.eval import main as metta_eval
 from metta_train.specs.config_errors import ConfigError
 from metta_train.training import checkpoints

@@ -83,7 +83,7 @@ def serve() -> None:
     import gymnasium  # noqa: F401  # for the runs to come
     import mettagrid.mettagrid_c  # noqa: F401
 
-    import metta_train.assembly  # noqa: F401
+    import metta_train.assembly.run  # noqa: F401
     from metta_train.cli.train import main
     from tests.faults.with_fault import install
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageSequence
 
 from metta_train import load_config
-from metta_train.assembly import train
+from metta_train.assembly.run import train
 from metta_train.envs.build import environment_spec
 from metta_train.playback import evaluation_film
 from metta_train.playback.episodes import Player

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from metta_train.assembly import build_policy
+from metta_train.assembly.policy import build_policy
 from metta_train.cli.compose import load_config
 from metta_train.envs.build import environment_spec, make_vector_env
 from metta_train.experience.segment_buffer import SegmentBuffer

@@ -16,7 +16,7 @@ from metta_train.specs.environment_spec import EnvironmentSpec, TokenObservation
 from metta_train.training.stopping import StopRequest
 
 if TYPE_CHECKING:
-    from metta_train.assembly import Rehearsal
+    from metta_train.assembly.rehearsal import Rehearsal
     from metta_train.training.memory import ExpectedMemory
 
 LAYERS_SHOWN = 24
@@ -33,7 +33,7 @@ def dry_run(config: RunConfig) -> None:
     folder = located(config.data_dir, config.run)
     stop = StopRequest()
     with stop_on_signals(stop):
-        from metta_train.assembly import rehearse  # torch and the environments are imported here
+        from metta_train.assembly.rehearsal import rehearse  # torch and the environments are imported here
 
         try:
             rehearsal = rehearse(config, stop)

@@ -107,7 +107,7 @@ def _train(config: RunConfig, command: Sequence[str]) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     stop = StopRequest()
     with stop_on_signals(stop):
-        from metta_train.assembly import train  # torch and the environments are imported here, after all checks
+        from metta_train.assembly.run import train  # torch and the environments are imported here, after all checks
 
         epochs = train(config, command, stop)
         try:

@@ -174,7 +174,7 @@ class Search:
             ended = replace(ended, state="failed", code=1, reason=self._no_score(process))
         elif trial.number in self._hopeless:
             ended = replace(ended, state="pruned", score=score, code=0)
-        elif code == PREEMPTED or process.asked_to_stop:
+        elif code == PREEMPTED or (process.asked_to_stop and code < 0):  # saved, or ended before it could
             self._remember(replace(ended, state="stopped"))
             return
         else:

@@ -7,20 +7,20 @@ import json
 import math
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from metta_train.cli.arguments import Parser, reported
 from metta_train.cli.compose import ConfigSource, compose, run_config
 from metta_train.cli.config_source import conf_folder
-from metta_train.cli.exit_codes import BAD_USAGE, CRASH, DONE, INTERRUPTED
+from metta_train.cli.exit_codes import DONE
 from metta_train.specs.config_errors import ConfigError, nearest_choice
 
 if TYPE_CHECKING:
@@ -101,30 +101,22 @@ class _Report:
         }
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see metta-parity --help)")
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the result is the exit code."""
+    return reported(lambda: _compared(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _compared(arguments: list[str]) -> int:
     try:
-        return _run(_parse(list(sys.argv[1:] if arguments is None else arguments)))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _run(_parse(arguments))
+    except ConfigError:
+        raise
     except ValueError as error:  # whatever does not fit: configuration, files, policies
-        if os.environ.get("METTA_TRAIN_TRACEBACK"):
-            traceback.print_exc()
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return BAD_USAGE
-    except Exception:
-        traceback.print_exc()
-        return CRASH
+        raise ConfigError(str(error)) from error
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = Parser(
         prog="metta-parity",
         usage="metta-parity agent=... (py_agent=... | --against OVERRIDE | --policy MODULE:CLASS) [option ...]",
         description=DESCRIPTION,

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import os
 import re
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,12 +17,11 @@ from metta_train.cli.compose import ConfigSource, compose, run_config
 from metta_train.cli.config_source import conf_folder
 from metta_train.cli.env_overrides import with_env_overrides
 from metta_train.cli.exit_codes import CRASH, DONE, exit_code_of
+from metta_train.cli.play_outputs import DUMB, Outputs, ReplayPlace, play_unwatched
 from metta_train.cli.suites import refuse_other_keys
-from metta_train.playback.log import log_lines, summary
-from metta_train.playback.moments import Cast, Moment, Source
+from metta_train.playback.log import summary
+from metta_train.playback.moments import Source
 from metta_train.playback.replays import SUFFIX, ReplayFile, read_replay
-from metta_train.reporting.results import print_json
-from metta_train.reporting.storage import replace_file, storage_errors
 from metta_train.run_config import RunConfig
 from metta_train.specs.config_errors import ConfigError
 from metta_train.training.run_catalog import find_reference, read_run_config
@@ -36,8 +32,6 @@ if TYPE_CHECKING:
 RANDOM = "random"
 FPS = 12
 MAX_FPS = 50  # GIF counts in hundredths of a second, and viewers slow down what is faster
-DUMB = "dumb"  # a TERM that can do nothing
-REFRESH = 0.2  # seconds
 
 DESCRIPTION = """\
 Watch a policy play: live on a terminal (play, pause, step, choose an agent, see its action probabilities and value),
@@ -59,23 +53,6 @@ n next episode, ? help, q quit.
 
 Episode k of a seed has the map that it has in metta-eval. Exit code: 0 done, 2 bad usage or a checkpoint that does
 not fit the environment, 3 no usable checkpoint, 5 disk or permissions."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Outputs:
-    """The files that are wanted."""
-
-    films: tuple[Path, ...]
-    page: Path | None
-    replay: bool
-
-    @property
-    def any(self) -> bool:
-        return bool(self.films) or self.page is not None or self.replay
-
-    @property
-    def recording(self) -> bool:
-        return self.page is not None or self.replay
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,7 +112,7 @@ def _run(options: argparse.Namespace) -> int:
             )
         if live:
             return _watch(source, options)
-        return _tell(source, options, outputs, written)
+        return play_unwatched(source, options, outputs, written)
 
 
 def _is_terminal() -> bool:
@@ -145,7 +122,7 @@ def _is_terminal() -> bool:
 # ----- what to play
 
 
-def _outputs(options: argparse.Namespace) -> _Outputs:
+def _outputs(options: argparse.Namespace) -> Outputs:
     for option, suffix in (("gif", ".gif"), ("mp4", ".mp4"), ("html", ".html")):
         file: Path | None = vars(options)[option]
         if file is not None and file.suffix != suffix:
@@ -153,11 +130,11 @@ def _outputs(options: argparse.Namespace) -> _Outputs:
         if file is not None and not file.parent.is_dir():
             raise ConfigError(f"--{option} {file}: there is no folder {file.parent}")
     films = tuple(file for file in (options.gif, options.mp4) if file is not None)
-    return _Outputs(films, options.html, options.replay)
+    return Outputs(films, options.html, options.replay)
 
 
 def _check_options(
-    options: argparse.Namespace, names: Sequence[str], overrides: Sequence[str], outputs: _Outputs
+    options: argparse.Namespace, names: Sequence[str], overrides: Sequence[str], outputs: Outputs
 ) -> None:
     for name, value, least in (
         ("--seed", options.seed, 0),
@@ -192,26 +169,9 @@ def _check_options(
                 raise ConfigError(f"{names[0]}: a replay is what it is; leave out {option}")
 
 
-@dataclass(frozen=True, slots=True)
-class _ReplayPlace:
-    """Where replays are written."""
-
-    folder: Path
-    name: str  # without the number of the episode
-
-    def file(self, episode: int, content: bytes) -> Path:
-        """A name for this replay; another replay keeps its own."""
-        with storage_errors("read", self.folder):
-            for copy in itertools.count(1):
-                file = self.folder / f"{self.name}-episode-{episode}{'' if copy == 1 else f'-{copy}'}{SUFFIX}"
-                if not file.exists() or file.read_bytes() == content:
-                    return file
-        raise AssertionError
-
-
 def _policy_source(
-    options: argparse.Namespace, names: Sequence[str], overrides: Sequence[str], outputs: _Outputs, *, live: bool
-) -> tuple[Source, _ReplayPlace]:
+    options: argparse.Namespace, names: Sequence[str], overrides: Sequence[str], outputs: Outputs, *, live: bool
+) -> tuple[Source, ReplayPlace]:
     if options.config_dir is not None and not options.config_dir.is_dir():
         raise ConfigError(f"--config-dir {options.config_dir}: no such folder")
     extra = None if options.config_dir is None else options.config_dir.expanduser().resolve()
@@ -229,7 +189,7 @@ def _policy_source(
         policy, name = f"{reference.paths.run}:{step}", f"step-{step:012d}"
     source = _built(config, checkpoint, policy, options, outputs, live=live)
     greedy = "-greedy" if options.greedy else ""
-    return source, _ReplayPlace(
+    return source, ReplayPlace(
         Path("replays") if reference is None else reference.paths.replays,
         f"{name}{greedy}-{re.sub('[^A-Za-z0-9_.-]+', '-', source.cast.environment)}-seed-{options.seed}",
     )
@@ -240,7 +200,7 @@ def _built(
     checkpoint: Checkpoint | None,
     name: str,
     options: argparse.Namespace,
-    outputs: _Outputs,
+    outputs: Outputs,
     *,
     live: bool,
 ) -> Source:
@@ -298,116 +258,6 @@ def _watch(source: Source, options: argparse.Namespace) -> int:
         seen = viewer.run(terminal)
     print(summary(source.cast, viewer.episode, seen))
     return DONE
-
-
-def _tell(source: Source, options: argparse.Namespace, outputs: _Outputs, place: _ReplayPlace | None) -> int:
-    """Play without an audience: into files, as a log, or for the result alone."""
-    from metta_train.playback.films import Filming, open_film
-
-    cast = source.cast
-    logged = not outputs.any and not options.json
-    summaries: list[str] = []  # printed when no progress is shown any more
-    results: list[dict[str, object]] = []
-    files: list[Path] = []
-    films = [open_film(file, options.fps) for file in outputs.films]
-    with Filming(cast, films) as filming, _progress(cast, shown=not logged) as told:
-        for episode in range(options.episode, options.episode + (options.episodes or 1)):
-            followed = _Followed(source.moments(episode), told)
-            if logged:
-                for line in log_lines(cast, episode, followed, options.agent):
-                    print(line)
-            else:
-                for moment in followed:
-                    if outputs.films:
-                        filming.add(episode, moment)
-                summaries.append(summary(cast, episode, followed.last))
-            if outputs.recording:
-                files += _write_replay(source, episode, followed, outputs, place)
-            results.append(_result(episode, followed.last))
-        if outputs.films:
-            filming.finish()
-    files += outputs.films
-    if options.json:
-        seed = None if isinstance(source, ReplayFile) else options.seed
-        of_all = {"policy": cast.policy, "environment": cast.environment, "how": cast.how, "seed": seed}
-        print_json({**of_all, "episodes": results, "files": files})
-    else:
-        for line in [*summaries, *(f"wrote {file}" for file in files)]:
-            print(line)
-    return DONE
-
-
-class _Followed:
-    """The moments of an episode; knows afterwards how it ended and what was to be seen."""
-
-    def __init__(self, moments: Iterator[Moment], told: Callable[[Moment], None]) -> None:
-        self._moments = moments
-        self._told = told
-        self._last: Moment | None = None
-        self.kinds: set[str] = set()
-
-    def __iter__(self) -> Iterator[Moment]:
-        for moment in self._moments:
-            self._last = moment
-            if moment.scene is not None:
-                self.kinds.update(moment.scene.kinds)
-            self._told(moment)
-            yield moment
-
-    @property
-    def last(self) -> Moment:
-        assert self._last is not None, "every episode has a first moment"
-        return self._last
-
-
-def _result(episode: int, last: Moment) -> dict[str, object]:
-    rewards = [float(total) for total in last.totals]
-    return {"episode": episode, "length": last.step, "reward": last.score, "rewards": rewards}
-
-
-def _write_replay(
-    source: Source, episode: int, followed: _Followed, outputs: _Outputs, place: _ReplayPlace | None
-) -> list[Path]:
-    from metta_train.playback.page import replay_page
-
-    content = source.replay()
-    files: list[Path] = []
-    if outputs.replay:
-        assert place is not None, "a replay is not written again"
-        file = place.file(episode, content)
-        with storage_errors("write", file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(file, content)
-        files.append(file)
-    if outputs.page is not None:
-        cast = source.cast
-        title = f"{cast.policy} on {cast.environment}, episode {episode}, {cast.how}"
-        page = replay_page(content, cast, title, followed.kinds)
-        replace_file(outputs.page, page.encode())
-        files.append(outputs.page)
-    return files
-
-
-@contextmanager
-def _progress(cast: Cast, *, shown: bool) -> Iterator[Callable[[Moment], None]]:
-    """A line on stderr that stays in place, where someone watches."""
-    if not shown or not sys.stderr.isatty() or os.environ.get("TERM", DUMB) == DUMB:
-        yield lambda _: None
-        return
-    last = 0.0
-    limit = "" if cast.limit is None else f" of {cast.limit}"
-
-    def told(moment: Moment) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= REFRESH:
-            last = now
-            print(f"\r\x1b[K{cast.policy}: step {moment.step}{limit}", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield told
-    finally:
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import itertools
 import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from metta_train.cli.arguments import Parser, add_data_dir, add_version, data_dir_of, reported
 from metta_train.cli.exit_codes import DONE, NO_CHECKPOINT
-from metta_train.cli.import_legacy import add_options, import_legacy
-from metta_train.reporting.curves import (
-    X_AXES,
-    Curve,
-    Metrics,
-    aggregate,
-    chosen_metrics,
-    curve,
-    read_epochs,
-)
+from metta_train.cli.import_legacy import add_options as add_import_options
+from metta_train.cli.import_legacy import import_legacy
+from metta_train.cli.runs_plot import add_options as add_plot_options
+from metta_train.cli.runs_plot import plot
+from metta_train.reporting.curves import curve, read_epochs, wanted_metrics
 from metta_train.reporting.metric_names import REWARD, TOTAL_TIME
-from metta_train.reporting.plots import SUFFIXES, Line, Panel, write_figure
 from metta_train.reporting.results import glyphs_of, plain, print_json, print_results, results_console
 from metta_train.reporting.run_tables import (
     RunDetails,
@@ -47,15 +39,11 @@ from metta_train.training.run_catalog import (
     read_invocations,
     read_run_config,
     remove_run,
-    same_settings,
-    setting_label,
     summarize,
 )
 from metta_train.training.run_folder import RunLockedError, RunPaths, config_changes
 
 DAMAGED = 1
-MAX_LABEL = 60  # characters of what sets a group of runs apart; longer, their common name is shown
-FORMATS = (*SUFFIXES, ".pdf")
 
 DESCRIPTION = "See, compare, check, plot and remove runs. Without a command: list."
 EPILOG = """\
@@ -121,17 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     removed = add("rm", _remove, "remove runs with everything in their folders, after asking")
     removed.add_argument("runs", nargs="+", metavar="RUN")
     removed.add_argument("--yes", "-y", action="store_true", help="do not ask")
-    plotted = add("plot", _plot, "PNG and SVG of metrics over steps or time; runs that differ by seed become one line")
-    plotted.add_argument("runs", nargs="+", metavar="RUN", help="patterns like 'sweep/*' work")
-    plotted.add_argument(
-        "--metric", action="append", metavar="NAME", help=f"default {REWARD}; may be repeated; patterns like 'losses/*'"
+    add_plot_options(
+        add("plot", plot, "PNG and SVG of metrics over steps or time; runs that differ by seed become one line")
     )
-    plotted.add_argument("--x", choices=sorted(X_AXES), default="steps", help="default steps")
-    plotted.add_argument("--out", type=Path, metavar="FILE", help="with a suffix that file; else .png and .svg")
-    plotted.add_argument("--separate", action="store_true", help="one line for each run")
-    plotted.add_argument("--smooth", type=int, default=1, metavar="N", help="running mean over N epochs; default 1")
-    plotted.add_argument("--title", metavar="TEXT")
-    add_options(add("import-legacy", import_legacy, "make a run of the weights in a .pt file of the original system"))
+    add_import_options(
+        add("import-legacy", import_legacy, "make a run of the weights in a .pt file of the original system")
+    )
     return parser
 
 
@@ -166,7 +149,7 @@ def _compare(options: argparse.Namespace) -> int:
     both = [find_run(data_dir_of(options), name) for name in options.runs]
     (first, first_config), (second, second_config) = (_details(paths) for paths in both)
     epochs = [read_epochs(paths.metrics) for paths in both]
-    names = _metrics(options.metric, epochs)
+    names = wanted_metrics(options.metric, epochs)
     curves = [(name, tuple(curve(of_run, name) for of_run in epochs)) for name in names]
     ignored = ("run", "data_dir")
     changes = [
@@ -183,7 +166,7 @@ def _compare(options: argparse.Namespace) -> int:
                     {
                         "metric": name,
                         "last_tenth": [c.last_tenth for c in of_runs],
-                        "curves": [_points(c) for c in of_runs],
+                        "curves": [c.plain() for c in of_runs],
                     }
                     for name, of_runs in curves
                 ],
@@ -262,28 +245,6 @@ def _remove(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _plot(options: argparse.Namespace) -> int:
-    if options.smooth < 1:
-        raise ConfigError(f"--smooth {options.smooth}: needs 1 or more")
-    found = find_matching(data_dir_of(options), options.runs)
-    epochs = {paths.run: read_epochs(paths.metrics) for paths in found}
-    names = _metrics(options.metric, list(epochs.values()))
-    groups = _groups(found, separate=options.separate)
-    panels = tuple(_panel(name, groups, epochs, X_AXES[options.x], options.smooth) for name in names)
-    empty = [panel.title for panel in panels if not panel.lines]
-    if empty:
-        raise ConfigError(f"metric {empty[0]}: these runs have no values of it yet")
-    files = _files(options.out, names)
-    titles = {"steps": "agent steps", "time": "seconds", "epoch": "epochs"}
-    write_figure(panels, files, x_title=titles[options.x], title=options.title)
-    if options.json:
-        print_json({"files": files, "panels": [_plain_panel(panel) for panel in panels]})
-    else:
-        for file in files:
-            print(file)
-    return DONE
-
-
 # ----- what the commands are made of
 
 
@@ -337,15 +298,6 @@ def _plain_details(details: RunDetails) -> dict[str, object]:
     }
 
 
-def _metrics(patterns: Sequence[str] | None, epochs: Sequence[Sequence[Metrics]]) -> tuple[str, ...]:
-    known = {name for of_run in epochs for epoch in of_run for name in epoch}
-    if not known:
-        raise ConfigError("these runs have no metrics yet")
-    if patterns is None:
-        return (REWARD,)
-    return chosen_metrics(patterns, known)
-
-
 def _confirmed(found: Sequence[RunPaths]) -> bool:
     if not sys.stdin.isatty():
         raise ConfigError("rm asks before it removes anything, and nobody is there to answer; --yes removes at once")
@@ -358,79 +310,6 @@ def _confirmed(found: Sequence[RunPaths]) -> bool:
     print(f"remove {'this run' if len(found) == 1 else f'these {len(found)} runs'}? [y/N] ", end="", file=sys.stderr)
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")
-
-
-def _groups(found: Sequence[RunPaths], *, separate: bool) -> list[tuple[str, tuple[str, ...]]]:
-    """Label and runs of each line."""
-    if separate or len(found) == 1:
-        return [(paths.run, (paths.run,)) for paths in found]
-    configs = {paths.run: read_run_config(paths) for paths in found}
-    groups = same_settings(configs)
-    firsts = [configs[names[0]] for names in groups]
-    labels: list[tuple[str, tuple[str, ...]]] = []
-    for number, names in enumerate(groups):
-        apart = setting_label(firsts[number], firsts[:number] + firsts[number + 1 :])
-        labels.append((apart if len(names) > 1 and 0 < len(apart) <= MAX_LABEL else _common_name(names), names))
-    return labels
-
-
-def _common_name(names: Sequence[str]) -> str:
-    """`fast-*` for fast-1 and fast-2."""
-    if len(names) == 1:
-        return names[0]
-    first, last = min(names), max(names)  # what these two share, all of them share
-    shared = [a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))]
-    return f"{''.join(shared)}*"
-
-
-def _panel(
-    metric: str,
-    groups: Sequence[tuple[str, tuple[str, ...]]],
-    epochs: dict[str, tuple[Metrics, ...]],
-    x: str,
-    smooth: int,
-) -> Panel:
-    lines = []
-    for label, names in groups:
-        curves = [c for c in (curve(epochs[name], metric, x) for name in names) if len(c.x)]
-        if len(curves) > 1:
-            lines.append(Line(label, aggregate([c.smoothed(smooth) for c in curves])))
-        elif curves:
-            lines.append(Line(label, curves[0].smoothed(smooth), faint=curves[0] if smooth > 1 else None))
-    return Panel(metric, tuple(lines))
-
-
-def _plain_panel(panel: Panel) -> dict[str, object]:
-    lines = []
-    for line in panel.lines:
-        values = line.values
-        if isinstance(values, Curve):
-            lines.append({"label": line.label, "seeds": 1, **_points(values)})
-        else:
-            lines.append(
-                {
-                    "label": line.label,
-                    "seeds": values.count,
-                    "x": values.x.tolist(),
-                    "y": values.iqm.tolist(),
-                    "low": values.low.tolist(),
-                    "high": values.high.tolist(),
-                }
-            )
-    return {"metric": panel.title, "lines": lines}
-
-
-def _points(values: Curve) -> dict[str, list[float]]:
-    return {"x": values.x.tolist(), "y": values.y.tolist()}
-
-
-def _files(out: Path | None, names: Sequence[str]) -> tuple[Path, ...]:
-    base = Path(names[0].replace("/", "-")) if out is None else out
-    if out is not None and out.suffix:
-        if out.suffix not in FORMATS:
-            raise ConfigError(f"--out {out}: needs one of {', '.join(FORMATS)}, or no suffix for .png and .svg")
-        return (out,)
-    return tuple(base.with_name(f"{base.name}{suffix}") for suffix in SUFFIXES)
 
 
 if __name__ == "__main__":

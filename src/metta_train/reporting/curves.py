@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metta_train.reporting.jsonl import parse_metrics_line, read_metrics
-from metta_train.reporting.metric_names import AGENT_STEP, EPOCH, TOTAL_TIME
+from metta_train.reporting.metric_names import AGENT_STEP, EPOCH, REWARD, TOTAL_TIME
 from metta_train.reporting.statistics import bootstrap, interquartile_mean
 from metta_train.reporting.storage import storage_errors
 from metta_train.specs.config_errors import ConfigError, nearest_choice
@@ -51,6 +51,10 @@ class Curve:
             return self
         means = [self.y[max(0, end - points) : end].mean() for end in range(1, len(self.y) + 1)]
         return Curve(self.x, np.array(means, dtype=np.float64))
+
+    def plain(self) -> dict[str, list[float]]:
+        """For JSON."""
+        return {"x": self.x.tolist(), "y": self.y.tolist()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,20 @@ def chosen_metrics(patterns: Sequence[str], known: Iterable[str]) -> tuple[str, 
             raise ConfigError(f"metric {pattern}: these runs have none of that name{nearest_choice(pattern, names)}")
         chosen |= dict.fromkeys(fitting)
     return tuple(chosen)
+
+
+def wanted_metrics(patterns: Sequence[str] | None, epochs: Sequence[Sequence[Metrics]]) -> tuple[str, ...]:
+    """Those of the patterns that these runs have; the reward, if none is given.
+
+    Raises:
+        ConfigError: no run has metrics, or a pattern fits nothing.
+    """
+    known = {name for of_run in epochs for epoch in of_run for name in epoch}
+    if not known:
+        raise ConfigError("these runs have no metrics yet")
+    if patterns is None:
+        return (REWARD,)
+    return chosen_metrics(patterns, known)
 
 
 def aggregate(curves: Sequence[Curve]) -> Band:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
+import torch
 from torch import Tensor, nn
 
+from metta_train.policies.held_signals import signals_held
 from metta_train.policies.initialization import Initializer, LstmBiasMode, LstmInputBias, Orthogonal, Zeros
+from metta_train.policies.watched import is_watched
 from metta_train.specs.recurrent_state import RecurrentState
 
 
@@ -45,14 +50,17 @@ def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
     Returns:
         Outputs `[B, T, hidden_size]` and the state after the last step.
     """
-    outputs, after = _run_piece(lstm, inputs, state.zero_where(resets[:, 0]))
+    state = state.zero_where(resets[:, 0])
     if inputs.shape[1] == 1:
-        return outputs, after
-    columns = resets[:, 1:].any(dim=0).nonzero().squeeze(1) + 1  # waits for the device on CUDA
-    if len(columns) == 0:
+        return _run_piece(lstm, inputs, state)
+    columns = (resets[:, 1:].any(dim=0).nonzero().squeeze(1) + 1).tolist()  # waits for the device on CUDA
+    if columns and is_watched(lstm):
+        return _run_cut(lstm, inputs, state, resets, columns)
+    outputs, after = _run_piece(lstm, inputs, state)
+    if not columns:
         return outputs, after
     outputs, finals = outputs.clone(), tuple(tensor.clone() for tensor in after.tensors)
-    for column in columns.tolist():  # in order: what is played again here may be replaced by a later reset of the row
+    for column in columns:  # in order: what is played again here may be replaced by a later reset of the row
         rows = resets[:, column].nonzero().squeeze(1)
         zeros = RecurrentState(tuple(tensor.new_zeros(len(rows), *tensor.shape[1:]) for tensor in finals))
         outputs[rows, column:], again = _run_piece(lstm, inputs[rows, column:], zeros)
@@ -61,8 +69,23 @@ def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
     return outputs, RecurrentState(finals)
 
 
+def _run_cut(
+    lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tensor, columns: list[int]
+) -> tuple[Tensor, RecurrentState]:
+    """All rows are cut where one of them resets: whoever listens to the LSTM hears every step of a row once."""
+    pieces = []
+    for first, end in zip([0, *columns], [*columns, inputs.shape[1]], strict=True):
+        if first > 0:
+            state = state.zero_where(resets[:, first])
+        outputs, state = _run_piece(lstm, inputs[:, first:end], state)
+        pieces.append(outputs)
+    return torch.cat(pieces, dim=1), state
+
+
 def _run_piece(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState) -> tuple[Tensor, RecurrentState]:
     hidden, cell = (tensor.transpose(0, 1).contiguous() for tensor in state.tensors)
-    outputs, (hidden, cell) = lstm(inputs, (hidden, cell))
+    # The backward pass is the trainer's to guard.
+    with signals_held() if torch.is_grad_enabled() and inputs.device.type == "cpu" else nullcontext():
+        outputs, (hidden, cell) = lstm(inputs, (hidden, cell))
     # Autocast returns bfloat16; the state that segments store is float32.
     return outputs, RecurrentState((hidden.transpose(0, 1).float(), cell.transpose(0, 1).float()))

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from metta_train.experience.minibatches import annealed_beta, draw_minibatches
 from metta_train.experience.segment_buffer import Segments
+from metta_train.policies.held_signals import signals_held
 from metta_train.policies.policy import Policy
 from metta_train.policies.weights import WeightAnchors, clip_weights, l2_init_loss, l2_reg_loss
 from metta_train.ppo import advantages as torch_advantages
@@ -167,7 +168,8 @@ class PolicyUpdater:
             evaluation = self._evaluate(minibatch)
             targets = self._targets(minibatch, evaluation.log_probs.detach(), returns, weights)
             losses = self._losses(minibatch, evaluation, targets, values)
-            losses[_Column.TOTAL_LOSS].backward()
+            with signals_held():
+                losses[_Column.TOTAL_LOSS].backward()
             means = losses.detach()
         else:
             # The advantage depends on the ratios of the whole minibatch (V-trace clips, normalisation), so they are
@@ -181,7 +183,8 @@ class PolicyUpdater:
                 part_targets = _Targets(targets.advantages[piece], targets.returns[piece])
                 losses = self._losses(part, self._evaluate(part), part_targets, values)
                 share = len(piece) / returns.shape[0]
-                (losses[_Column.TOTAL_LOSS] * share).backward()
+                with signals_held():
+                    (losses[_Column.TOTAL_LOSS] * share).backward()
                 means += losses.detach() * share
         means[_Column.TOTAL_LOSS] += self._regularize(means, values)
         grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._ppo.max_grad_norm)

@@ -50,21 +50,21 @@ def test_the_variable_names_folders_and_a_home(here: Path, monkeypatch: pytest.M
 def test_the_earlier_folder_wins(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options, listed, variable = (trainer(here / name, "mine", n) for n, name in enumerate(("a", "b", "c"), start=1))
     trainer(here / "conf", "mine", 9)
-    source = ConfigSource(conf_folder(), extra_folder=options)
+    plain, with_option = ConfigSource(conf_folder()), ConfigSource(conf_folder(), extra_folder=options)
     searchpath = f"hydra.searchpath=['file://{listed}']"
 
-    def epochs(*overrides: str, source: ConfigSource = ConfigSource(conf_folder())) -> int:
+    def epochs(source: ConfigSource, *overrides: str) -> int:
         return compose([*overrides, "trainer=mine"], source).tree.trainer.update_epochs
 
-    assert epochs() == 9
+    assert epochs(plain) == 9
     monkeypatch.setenv(VARIABLE, str(variable))
-    assert epochs() == 3
-    assert epochs(searchpath) == 2
-    assert epochs(searchpath, source=source) == 1
+    assert epochs(plain) == 3
+    assert epochs(plain, searchpath) == 2
+    assert epochs(with_option, searchpath) == 1
 
 
 def test_a_shipped_name_means_the_same_everywhere(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody's ./conf changes what trainer=smoke is; who asks for it by a folder of theirs is told that it cannot be."""
+    """Nobody's ./conf changes what trainer=smoke is; who asks for it by a folder is told that it cannot be."""
     own = trainer(here / "conf", "smoke", 9)
     composition = compose(["trainer=smoke"], ConfigSource(conf_folder()))
     assert composition.tree.trainer.update_epochs == 2

@@ -7,12 +7,12 @@ from pathlib import Path
 import yaml
 from pydantic import TypeAdapter
 
-from metta_train.envs.config import EnvConfig, GymnasiumEnvConfig, MettaGridEnvConfig
+from metta_train.envs.config import EnvConfig
 
 CONF = Path(__file__).parents[2] / "conf" / "env"
 
 
-def env_config(name: str, changes: dict[str, object] | None = None) -> MettaGridEnvConfig | GymnasiumEnvConfig:
+def env_config(name: str, changes: dict[str, object] | None = None) -> EnvConfig:
     """The config of conf/env/<name>.yaml; a change's key may be dotted, as on the command line."""
     data = yaml.safe_load((CONF / f"{name}.yaml").read_text())
     for key, value in (changes or {}).items():
@@ -24,7 +24,7 @@ def env_config(name: str, changes: dict[str, object] | None = None) -> MettaGrid
     return TypeAdapter(EnvConfig).validate_python(data)
 
 
-def tiny_forage(changes: dict[str, object] | None = None) -> MettaGridEnvConfig | GymnasiumEnvConfig:
+def tiny_forage(changes: dict[str, object] | None = None) -> EnvConfig:
     """Two rooms, four agents, episodes of 7 steps."""
     small = {"task.rooms": 2, "task.agents_per_room": 2, "task.room_size": 4, "task.max_steps": 7}
     return env_config("forage", {**small, **(changes or {})})

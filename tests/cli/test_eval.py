@@ -177,7 +177,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_a_named_one_is_not(
     [
         (["min"], 2, "did you mean mine?"),
         ([], 2, "which run?"),
-        (["mine", "pole", "--suite", "forage"], 2, "pole:1008 on forage: "),
+        (["mine", "pole", "--suite", "forage"], 2, " on forage: component"),
         (["mine", "emp*:best"], 3, "no checkpoint"),
         (["mine", "x*"], 2, "has such a name"),
         (["mine:newest"], 2, "mine:latest"),

@@ -111,7 +111,6 @@ def plan_batches(config: TrainerConfig, spec: EnvironmentSpec, resources: Resour
         minibatch_size=minibatch_size,
         max_minibatch_size=max_minibatch_size,
         precision=_plan_precision(config, spec, resources),
-        # On the CPU all of them: env workers sleep while the learner updates, which is where the time goes.
         learner_threads=1 if resources.device_type == "cuda" else resources.threads,
     )
 

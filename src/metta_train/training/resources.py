@@ -23,7 +23,7 @@ class Resources:
     Attributes:
         device_type: "cpu" or "cuda".
         cores: CPU cores that this process may use, at least 1.
-        threads: threads that torch may use on the CPU: the cores, or fewer where OMP_NUM_THREADS says so.
+        threads: threads that torch uses on the CPU: half of the cores, or what OMP_NUM_THREADS says.
         bfloat16: whether the CPU multiplies matrices of bfloat16 in hardware; False for GPUs, where it is not measured.
         free_memory: bytes that the rollout buffer may be planned into: of the GPU, or of the host on the CPU.
     """
@@ -74,9 +74,13 @@ def usable_cores() -> int:
 
 
 def _allowed_threads(cores: int) -> int:
-    """The user's word in OMP_NUM_THREADS, as for every program with OpenMP, but never more than the cores."""
+    """The user's word in OMP_NUM_THREADS, as for every program with OpenMP, but never more than the cores.
+
+    Otherwise half of them: the operations are small, so that a second thread on two cores gains little when the
+    machine is idle and loses much when it is not (docs/benchmarks.md).
+    """
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, int(asked)) if asked.isdigit() and int(asked) > 0 else cores
+    return min(cores, int(asked)) if asked.isdigit() and int(asked) > 0 else max(1, cores // 2)
 
 
 def _cpu_multiplies_bfloat16() -> bool:

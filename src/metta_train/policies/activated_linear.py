@@ -21,21 +21,15 @@ from metta_train.policies.watched import is_watched
 
 @dataclass(frozen=True, slots=True)
 class _Kernels:
-    """Of one activation; `bits` are those for bfloat16."""
+    """Of one activation."""
 
     forward: Callable[..., None]
-    forward_bits: Callable[..., None]
     backward: Callable[..., None]
-    backward_bits: Callable[..., None]
 
 
 _KERNELS = {
-    functional.relu: _Kernels(
-        cpu_kernels.relu_of_sum, cpu_kernels.relu_of_sum_bits, cpu_kernels.through_relu, cpu_kernels.through_relu_bits
-    ),
-    torch.tanh: _Kernels(
-        cpu_kernels.tanh_of_sum, cpu_kernels.tanh_of_sum_bits, cpu_kernels.through_tanh, cpu_kernels.through_tanh_bits
-    ),
+    functional.relu: _Kernels(cpu_kernels.relu_of_sum, cpu_kernels.through_relu),
+    torch.tanh: _Kernels(cpu_kernels.tanh_of_sum, cpu_kernels.through_tanh),
 }
 
 
@@ -64,10 +58,7 @@ class _ActivatedLinear(torch.autograd.Function):
     ) -> Tensor:
         weight_here = weight.to(inputs.dtype)
         outputs = inputs @ weight_here.t()
-        if inputs.dtype == torch.bfloat16:
-            kernels.forward_bits(cpu_kernels.bits_of(outputs), bias.numpy())
-        else:
-            kernels.forward(outputs.numpy(), bias.numpy())
+        kernels.forward(cpu_kernels.numbers_of(outputs), cpu_kernels.numbers_of(bias))
         ctx.save_for_backward(inputs, weight_here, outputs)
         ctx.kernels = kernels
         return outputs
@@ -79,10 +70,6 @@ class _ActivatedLinear(torch.autograd.Function):
         grad = grad.contiguous()
         grad_sums = torch.empty_like(grad)
         grad_bias = torch.zeros(weight.shape[0])
-        tensors = (grad, outputs, grad_sums)
-        if grad.dtype == torch.bfloat16:
-            ctx.kernels.backward_bits(*map(cpu_kernels.bits_of, tensors), grad_bias.numpy())
-        else:
-            ctx.kernels.backward(*(tensor.numpy() for tensor in tensors), grad_bias.numpy())
+        ctx.kernels.backward(*map(cpu_kernels.numbers_of, (grad, outputs, grad_sums, grad_bias)))
         grad_inputs = grad_sums @ weight if ctx.needs_input_grad[0] else None
         return grad_inputs, (grad_sums.t() @ inputs).float(), grad_bias, None

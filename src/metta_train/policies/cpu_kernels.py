@@ -1,9 +1,10 @@
 """Loops over numbers for the CPU, compiled by Numba at their first call and kept on disk for the next process.
 
 torch's own operations each read and write the whole tensor; these do in one pass what a layer needs after its matrix
-product. Every kernel has a slow twin in torch that tests compare it with. bfloat16 arrays come as their 16 bits
-(`bits_of`). NaN and infinity pass through as they do in torch, so that whoever looks for them finds them.
-docs/benchmarks.md has the measurements.
+product. Every kernel has a slow twin in torch that tests compare it with. Tensors come as `numbers_of` gives them: a
+bfloat16 one as its 16 bits, which a kernel reads and rounds; between reading and rounding everything is float32. NaN
+and infinity pass through as they do in torch, so that whoever looks for them finds them. docs/benchmarks.md has the
+measurements.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from numba import types
+from numba.extending import overload
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metta_train.specs.environment_spec import PADDING_LOCATION
+
 # Not "nnan" and "ninf": the guard against non-finite numbers must see them.
 _MATH = {"contract", "arcp", "nsz", "reassoc"}
-PADDING = np.uint8(255)
+PADDING = np.uint8(PADDING_LOCATION)
 
 
 def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -30,22 +35,44 @@ def _inline(function: Callable[..., Any]) -> Callable[..., Any]:
     return numba.njit(function, fastmath=_MATH, error_model="numpy", inline="always")
 
 
-def bits_of(tensor: Tensor) -> NDArray[np.uint16]:
-    """The memory of a bfloat16 tensor as 16-bit numbers."""
-    return tensor.view(torch.uint16).numpy()
+def numbers_of(tensor: Tensor) -> NDArray[np.float32] | NDArray[np.uint16]:
+    """The memory of a float32 tensor, or that of a bfloat16 tensor as 16-bit numbers."""
+    tensor = tensor.detach()
+    return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
-@_inline
-def _to_float(bits):  # noqa: ANN001, ANN202
-    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+def _get(array: Any, index: int) -> float:  # noqa: ANN401  # for Numba alone, see _compiled_get
+    raise NotImplementedError
 
 
-@_inline
-def _to_bits(value):  # noqa: ANN001, ANN202
-    """Rounds to nearest, ties to even."""
-    word = np.float32(value).view(np.uint32)
-    odd = np.uint32(np.uint32(word >> np.uint32(16)) & np.uint32(1))
-    return np.uint16(np.uint32(word + np.uint32(np.uint32(0x7FFF) + odd)) >> np.uint32(16))
+def _put(array: Any, index: int, value: Any) -> None:  # noqa: ANN401  # for Numba alone, see _compiled_put
+    raise NotImplementedError
+
+
+@overload(_get, jit_options={"fastmath": _MATH})
+def _compiled_get(array, index):  # noqa: ANN001, ANN202
+    """array[index] as float32."""
+    if array.dtype == types.uint16:
+        return lambda array, index: np.uint32(np.uint32(array[index]) << np.uint32(16)).view(np.float32)
+    return lambda array, index: array[index]
+
+
+@overload(_put, jit_options={"fastmath": _MATH})
+def _compiled_put(array, index, value):  # noqa: ANN001, ANN202
+    """array[index] <- value, rounded to nearest, ties to even."""
+    if array.dtype == types.uint16:
+
+        def put_bits(array, index, value) -> None:  # noqa: ANN001
+            word = np.float32(value).view(np.uint32)
+            odd = np.uint32(np.uint32(word >> np.uint32(16)) & np.uint32(1))
+            array[index] = np.uint16(np.uint32(word + np.uint32(np.uint32(0x7FFF) + odd)) >> np.uint32(16))
+
+        return put_bits
+
+    def put(array, index, value) -> None:  # noqa: ANN001
+        array[index] = value
+
+    return put
 
 
 @_inline
@@ -74,127 +101,65 @@ def _tanh(value):  # noqa: ANN001, ANN202
 
 @_kernel
 def tanh_of_sum(sums, bias) -> None:  # noqa: ANN001
-    """sums[n, j] <- tanh(sums[n, j] + bias[j]); float32."""
+    """sums[n, j] <- tanh(sums[n, j] + bias[j]); the bias is float32."""
     for n in range(sums.shape[0]):
         row = sums[n]
         for j in range(row.size):
-            row[j] = _tanh(row[j] + bias[j])
-
-
-@_kernel
-def tanh_of_sum_bits(sums, bias) -> None:  # noqa: ANN001
-    """The same for bfloat16 sums; the bias is float32, and only the result is rounded."""
-    for n in range(sums.shape[0]):
-        row = sums[n]
-        for j in range(row.size):
-            row[j] = _to_bits(_tanh(_to_float(row[j]) + bias[j]))
+            _put(row, j, _tanh(_get(row, j) + bias[j]))
 
 
 @_kernel
 def relu_of_sum(sums, bias) -> None:  # noqa: ANN001
-    """sums[n, j] <- max(0, sums[n, j] + bias[j]); float32."""
+    """sums[n, j] <- max(0, sums[n, j] + bias[j]); the bias is float32."""
     for n in range(sums.shape[0]):
         row = sums[n]
         for j in range(row.size):
-            value = row[j] + bias[j]
-            row[j] = np.float32(0) if value < np.float32(0) else value
-
-
-@_kernel
-def relu_of_sum_bits(sums, bias) -> None:  # noqa: ANN001
-    """The same for bfloat16 sums and a float32 bias."""
-    for n in range(sums.shape[0]):
-        row = sums[n]
-        for j in range(row.size):
-            value = _to_float(row[j]) + bias[j]
-            row[j] = _to_bits(np.float32(0) if value < np.float32(0) else value)
+            value = _get(row, j) + bias[j]
+            _put(row, j, np.float32(0) if value < np.float32(0) else value)
 
 
 @_kernel
 def through_tanh(grad, outputs, grad_sums, grad_bias) -> None:  # noqa: ANN001
-    """grad_sums <- grad (1 - outputs^2), grad_bias += its sum over rows; float32."""
+    """grad_sums <- grad (1 - outputs^2), grad_bias += its sum over rows, in float32."""
     for n in range(grad.shape[0]):
         grad_row, output_row, sum_row = grad[n], outputs[n], grad_sums[n]
         for j in range(output_row.size):
-            value = grad_row[j] * (np.float32(1) - output_row[j] * output_row[j])
-            sum_row[j] = value
-            grad_bias[j] += value
-
-
-@_kernel
-def through_tanh_bits(grad, outputs, grad_sums, grad_bias) -> None:  # noqa: ANN001
-    """The same in bfloat16; grad_bias is float32."""
-    for n in range(grad.shape[0]):
-        grad_row, output_row, sum_row = grad[n], outputs[n], grad_sums[n]
-        for j in range(output_row.size):
-            output = _to_float(output_row[j])
-            value = _to_float(grad_row[j]) * (np.float32(1) - output * output)
-            sum_row[j] = _to_bits(value)
+            output = _get(output_row, j)
+            value = _get(grad_row, j) * (np.float32(1) - output * output)
+            _put(sum_row, j, value)
             grad_bias[j] += value
 
 
 @_kernel
 def through_relu(grad, outputs, grad_sums, grad_bias) -> None:  # noqa: ANN001
-    """grad_sums <- grad where outputs > 0, else 0; grad_bias += its sum over rows; float32."""
+    """grad_sums <- grad where outputs > 0, else 0; grad_bias += its sum over rows, in float32."""
     for n in range(grad.shape[0]):
         grad_row, output_row, sum_row = grad[n], outputs[n], grad_sums[n]
         for j in range(output_row.size):
-            value = np.float32(0) if output_row[j] <= np.float32(0) else grad_row[j]
-            sum_row[j] = value
-            grad_bias[j] += value
-
-
-@_kernel
-def through_relu_bits(grad, outputs, grad_sums, grad_bias) -> None:  # noqa: ANN001
-    """The same in bfloat16; grad_bias is float32."""
-    for n in range(grad.shape[0]):
-        grad_row, output_row, sum_row = grad[n], outputs[n], grad_sums[n]
-        for j in range(output_row.size):
-            value = np.float32(0) if _to_float(output_row[j]) <= np.float32(0) else _to_float(grad_row[j])
-            sum_row[j] = _to_bits(value)
+            value = np.float32(0) if _get(output_row, j) <= np.float32(0) else _get(grad_row, j)
+            _put(sum_row, j, value)
             grad_bias[j] += value
 
 
 @_kernel
 def weighted_sums(inputs, weight, bias, out) -> None:  # noqa: ANN001
-    """out[n] <- bias + sum over j of inputs[n, j] weight[j]; float32."""
+    """out[n] <- bias + sum over j of inputs[n, j] weight[j]; all but the inputs are float32."""
     for n in range(inputs.shape[0]):
         row = inputs[n]
         total = np.float32(0)
         for j in range(row.size):
-            total += row[j] * weight[j]
-        out[n] = total + bias
-
-
-@_kernel
-def weighted_sums_bits(inputs, weight, bias, out) -> None:  # noqa: ANN001
-    """The same for bfloat16 inputs; everything else is float32."""
-    for n in range(inputs.shape[0]):
-        row = inputs[n]
-        total = np.float32(0)
-        for j in range(row.size):
-            total += _to_float(row[j]) * weight[j]
+            total += _get(row, j) * weight[j]
         out[n] = total + bias
 
 
 @_kernel
 def through_weighted_sums(grad, inputs, weight, grad_inputs, grad_weight) -> None:  # noqa: ANN001
-    """grad_inputs[n, j] <- grad[n] weight[j], grad_weight[j] += sum over n of grad[n] inputs[n, j]; float32."""
+    """grad_inputs[n, j] <- grad[n] weight[j], grad_weight[j] += sum over n of grad[n] inputs[n, j]."""
     for n in range(inputs.shape[0]):
         row, target, slope = inputs[n], grad_inputs[n], grad[n]
         for j in range(row.size):
-            target[j] = slope * weight[j]
-            grad_weight[j] += slope * row[j]
-
-
-@_kernel
-def through_weighted_sums_bits(grad, inputs, weight, grad_inputs, grad_weight) -> None:  # noqa: ANN001
-    """The same for bfloat16 inputs and grad_inputs."""
-    for n in range(inputs.shape[0]):
-        row, target, slope = inputs[n], grad_inputs[n], grad[n]
-        for j in range(row.size):
-            target[j] = _to_bits(slope * weight[j])
-            grad_weight[j] += slope * _to_float(row[j])
+            _put(target, j, slope * weight[j])
+            grad_weight[j] += slope * _get(row, j)
 
 
 @_kernel
@@ -245,27 +210,6 @@ def place_tokens(tokens, cells, first_channels, channel_offsets, scaled_values, 
     return ignored
 
 
-@_inline
-def _sum_places(places, values, first, end, weight, bias, stride, sums):  # noqa: ANN001, ANN202
-    """The convolution of one row; sums [height, width, O] stays in the cache."""
-    kernel = weight.shape[0]
-    height, width, size = sums.shape
-    for y in range(height):
-        for x in range(width):
-            target = sums[y, x]
-            for j in range(size):
-                target[j] = bias[j]
-    for place in range(first, end):
-        row, column, channel = places[place] >> 20, (places[place] >> 16) & 15, places[place] & 0xFFFF
-        value = values[place]
-        for y in range(max(0, (row - kernel + stride) // stride), min(height, row // stride + 1)):
-            for x in range(max(0, (column - kernel + stride) // stride), min(width, column // stride + 1)):
-                source = weight[row - y * stride, column - x * stride, channel]
-                target = sums[y, x]
-                for j in range(size):
-                    target[j] += value * source[j]
-
-
 @_kernel
 def convolve_places(places, values, ends, weight, bias, stride, relu, out) -> None:  # noqa: ANN001
     """out[n, y, x] <- bias + sum of value * weight[row - y stride, column - x stride, channel] over the row's places.
@@ -278,80 +222,56 @@ def convolve_places(places, values, ends, weight, bias, stride, relu, out) -> No
         bias: float32 [O].
         stride: of both directions.
         relu: whether negative results become 0.
-        out: float32 [N, height, width, O].
+        out: [N, height, width, O].
     """
-    sums = np.empty(out.shape[1:], np.float32)
-    flat, flat_out = sums.reshape(-1), out.reshape(out.shape[0], -1)
+    kernel = weight.shape[0]
+    num_rows, height, width, size = out.shape
+    sums = np.empty((height, width, size), np.float32)  # of one row: they stay in the cache
+    flat_sums, flat_out = sums.reshape(-1), out.reshape(num_rows, -1)
     first = 0
-    for n in range(out.shape[0]):
-        _sum_places(places, values, first, ends[n], weight, bias, stride, sums)
-        target = flat_out[n]
-        for j in range(flat.size):
-            target[j] = np.float32(0) if relu and flat[j] < np.float32(0) else flat[j]
-        first = ends[n]
-
-
-@_kernel
-def convolve_places_bits(places, values, ends, weight, bias, stride, relu, out) -> None:  # noqa: ANN001
-    """The same, rounded to bfloat16 at the end."""
-    sums = np.empty(out.shape[1:], np.float32)
-    flat, flat_out = sums.reshape(-1), out.reshape(out.shape[0], -1)
-    first = 0
-    for n in range(out.shape[0]):
-        _sum_places(places, values, first, ends[n], weight, bias, stride, sums)
-        target = flat_out[n]
-        for j in range(flat.size):
-            target[j] = _to_bits(np.float32(0) if relu and flat[j] < np.float32(0) else flat[j])
-        first = ends[n]
-
-
-@_inline
-def _spread_places(places, values, first, end, stride, grad, grad_weight):  # noqa: ANN001, ANN202
-    """What one row's grad [height, width, O] adds to grad_weight."""
-    kernel = grad_weight.shape[0]
-    height, width, size = grad.shape
-    for place in range(first, end):
-        row, column, channel = places[place] >> 20, (places[place] >> 16) & 15, places[place] & 0xFFFF
-        value = values[place]
-        for y in range(max(0, (row - kernel + stride) // stride), min(height, row // stride + 1)):
-            for x in range(max(0, (column - kernel + stride) // stride), min(width, column // stride + 1)):
-                target = grad_weight[row - y * stride, column - x * stride, channel]
-                source = grad[y, x]
+    for n in range(num_rows):
+        for y in range(height):
+            for x in range(width):
+                target = sums[y, x]
                 for j in range(size):
-                    target[j] += value * source[j]
+                    target[j] = bias[j]
+        for place in range(first, ends[n]):
+            row, column, channel = places[place] >> 20, (places[place] >> 16) & 15, places[place] & 0xFFFF
+            value = values[place]
+            for y in range(max(0, (row - kernel + stride) // stride), min(height, row // stride + 1)):
+                for x in range(max(0, (column - kernel + stride) // stride), min(width, column // stride + 1)):
+                    source = weight[row - y * stride, column - x * stride, channel]
+                    target = sums[y, x]
+                    for j in range(size):
+                        target[j] += value * source[j]
+        results = flat_out[n]
+        for j in range(flat_sums.size):
+            _put(results, j, np.float32(0) if relu and flat_sums[j] < np.float32(0) else flat_sums[j])
+        first = ends[n]
 
 
 @_kernel
 def through_places(places, values, ends, stride, relu, outputs, grad, grad_weight, grad_bias) -> None:  # noqa: ANN001
     """Adds what grad [N, height, width, O] of `convolve_places` says to grad_weight [k, k, C, O] and grad_bias [O]."""
-    height, width, size = grad.shape[1:]
+    kernel = grad_weight.shape[0]
+    num_rows, height, width, size = grad.shape
     sums = np.empty((height, width, size), np.float32)
     first = 0
-    for n in range(grad.shape[0]):
+    for n in range(num_rows):
         for y in range(height):
             for x in range(width):
                 target, source, output = sums[y, x], grad[n, y, x], outputs[n, y, x]
                 for j in range(size):
-                    value = np.float32(0) if relu and output[j] <= np.float32(0) else source[j]
+                    value = np.float32(0) if relu and _get(output, j) <= np.float32(0) else _get(source, j)
                     target[j] = value
                     grad_bias[j] += value
-        _spread_places(places, values, first, ends[n], stride, sums, grad_weight)
-        first = ends[n]
-
-
-@_kernel
-def through_places_bits(places, values, ends, stride, relu, outputs, grad, grad_weight, grad_bias) -> None:  # noqa: ANN001
-    """The same for a bfloat16 grad of `convolve_places_bits`."""
-    height, width, size = grad.shape[1:]
-    sums = np.empty((height, width, size), np.float32)
-    first = 0
-    for n in range(grad.shape[0]):
-        for y in range(height):
-            for x in range(width):
-                target, source, output = sums[y, x], grad[n, y, x], outputs[n, y, x]
-                for j in range(size):
-                    value = np.float32(0) if relu and _to_float(output[j]) <= np.float32(0) else _to_float(source[j])
-                    target[j] = value
-                    grad_bias[j] += value
-        _spread_places(places, values, first, ends[n], stride, sums, grad_weight)
+        for place in range(first, ends[n]):
+            row, column, channel = places[place] >> 20, (places[place] >> 16) & 15, places[place] & 0xFFFF
+            value = values[place]
+            for y in range(max(0, (row - kernel + stride) // stride), min(height, row // stride + 1)):
+                for x in range(max(0, (column - kernel + stride) // stride), min(width, column // stride + 1)):
+                    target = grad_weight[row - y * stride, column - x * stride, channel]
+                    source = sums[y, x]
+                    for j in range(size):
+                        target[j] += value * source[j]
         first = ends[n]

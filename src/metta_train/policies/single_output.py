@@ -40,11 +40,8 @@ class _SingleOutput(torch.autograd.Function):
     ) -> Tensor:
         inputs = inputs.contiguous()
         out = inputs.new_empty(inputs.shape[0], 1, dtype=torch.float32)
-        rest = weight.numpy()[0], bias.numpy()[0], out.numpy()[:, 0]
-        if inputs.dtype == torch.bfloat16:
-            cpu_kernels.weighted_sums_bits(cpu_kernels.bits_of(inputs), *rest)
-        else:
-            cpu_kernels.weighted_sums(inputs.numpy(), *rest)
+        numbers = cpu_kernels.numbers_of
+        cpu_kernels.weighted_sums(numbers(inputs), numbers(weight)[0], numbers(bias)[0], numbers(out)[:, 0])
         ctx.save_for_backward(inputs, weight)
         return out
 
@@ -54,10 +51,7 @@ class _SingleOutput(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         grad = grad.contiguous()
         grad_inputs, grad_weight = torch.empty_like(inputs), torch.zeros_like(weight)
-        slopes, weights, sums = grad.numpy()[:, 0], weight.detach().numpy()[0], grad_weight.numpy()[0]
-        if inputs.dtype == torch.bfloat16:
-            bits = cpu_kernels.bits_of(inputs), weights, cpu_kernels.bits_of(grad_inputs)
-            cpu_kernels.through_weighted_sums_bits(slopes, *bits, sums)
-        else:
-            cpu_kernels.through_weighted_sums(slopes, inputs.numpy(), weights, grad_inputs.numpy(), sums)
+        numbers = cpu_kernels.numbers_of
+        slopes, weights, sums = numbers(grad)[:, 0], numbers(weight)[0], numbers(grad_weight)[0]
+        cpu_kernels.through_weighted_sums(slopes, numbers(inputs), weights, numbers(grad_inputs), sums)
         return grad_inputs, grad_weight, grad.sum(dim=0)

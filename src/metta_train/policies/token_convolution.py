@@ -68,12 +68,10 @@ class _TokenConvolution(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         out = weight.new_empty(len(tokens.ends), height, width, weight.shape[0], dtype=dtype)
-        by_place = weight.permute(2, 3, 1, 0).contiguous().numpy()
+        by_place = weight.permute(2, 3, 1, 0).contiguous()
         places = (tokens.places, tokens.values, tokens.ends)
-        if dtype == torch.bfloat16:
-            cpu_kernels.convolve_places_bits(*places, by_place, bias.numpy(), stride, relu, cpu_kernels.bits_of(out))
-        else:
-            cpu_kernels.convolve_places(*places, by_place, bias.numpy(), stride, relu, out.numpy())
+        numbers = cpu_kernels.numbers_of
+        cpu_kernels.convolve_places(*places, numbers(by_place), numbers(bias), stride, relu, numbers(out))
         ctx.save_for_backward(out)
         ctx.places, ctx.weight_shape, ctx.stride, ctx.relu = places, weight.shape, stride, relu
         return out
@@ -85,11 +83,6 @@ class _TokenConvolution(torch.autograd.Function):
         out_channels, in_channels, kernel, _ = ctx.weight_shape
         grad_weight = torch.zeros(kernel, kernel, in_channels, out_channels)
         grad_bias = torch.zeros(out_channels)
-        grads = grad_weight.numpy(), grad_bias.numpy()
-        grad = grad.contiguous()
-        if grad.dtype == torch.bfloat16:
-            outputs_and_grad = cpu_kernels.bits_of(out), cpu_kernels.bits_of(grad)
-            cpu_kernels.through_places_bits(*ctx.places, ctx.stride, ctx.relu, *outputs_and_grad, *grads)
-        else:
-            cpu_kernels.through_places(*ctx.places, ctx.stride, ctx.relu, out.numpy(), grad.numpy(), *grads)
+        tensors = (out, grad.contiguous(), grad_weight, grad_bias)
+        cpu_kernels.through_places(*ctx.places, ctx.stride, ctx.relu, *map(cpu_kernels.numbers_of, tensors))
         return grad_weight.permute(3, 2, 0, 1).contiguous(), grad_bias, None, None, None, None, None, None

@@ -171,8 +171,10 @@ def test_slices_and_towers():
             [policy.get_submodule("cnn1")(box[:, :10]), policy.get_submodule("tower_2")(box[:, 10:])], 1
         )
     seen = []
+    # Who listens to a layer gets torch's own convolution, which sums in another order on some processors.
     policy.get_submodule("cnn2").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    assert torch.equal(policy(observations, policy.initial_state(2), random_resets(2, 2)).logits, before)
+    logits = policy(observations, policy.initial_state(2), random_resets(2, 2)).logits
+    torch.testing.assert_close(logits, before, rtol=0, atol=1e-6)
     torch.testing.assert_close(seen[0], expected.relu())
 
 

@@ -211,6 +211,16 @@ def place_tokens(tokens, cells, first_channels, channel_offsets, scaled_values, 
 
 
 @_kernel
+def _windows_over(side, kernel, stride):
+    """[16, 2]: the first window of a side over each cell of it, and the end of its windows."""
+    windows = np.empty((16, 2), np.uint32)
+    for cell in range(16):
+        windows[cell, 0] = max(0, (cell - kernel + stride) // stride)
+        windows[cell, 1] = min(side, cell // stride + 1)
+    return windows
+
+
+@_kernel
 def convolve_places(places, values, ends, weight, bias, stride, relu, out) -> None:
     """out[n, y, x] <- bias + sum of value * weight[row - y stride, column - x stride, channel] over the row's places.
 
@@ -226,6 +236,7 @@ def convolve_places(places, values, ends, weight, bias, stride, relu, out) -> No
     """
     kernel = weight.shape[0]
     num_rows, height, width, size = out.shape
+    rows, columns = _windows_over(height, kernel, stride), _windows_over(width, kernel, stride)
     sums = np.empty((height, width, size), np.float32)  # of one row: they stay in the cache
     flat_sums, flat_out = sums.reshape(-1), out.reshape(num_rows, -1)
     first = 0
@@ -238,8 +249,8 @@ def convolve_places(places, values, ends, weight, bias, stride, relu, out) -> No
         for place in range(first, ends[n]):
             row, column, channel = places[place] >> 20, (places[place] >> 16) & 15, places[place] & 0xFFFF
             value = values[place]
-            for y in range(max(0, (row - kernel + stride) // stride), min(height, row // stride + 1)):
-                for x in range(max(0, (column - kernel + stride) // stride), min(width, column // stride + 1)):
+            for y in range(rows[row, 0], rows[row, 1]):
+                for x in range(columns[column, 0], columns[column, 1]):
                     source = weight[row - y * stride, column - x * stride, channel]
                     target = sums[y, x]
                     for j in range(size):
@@ -255,6 +266,7 @@ def through_places(places, values, ends, stride, relu, outputs, grad, grad_weigh
     """Adds what grad [N, height, width, O] of `convolve_places` says to grad_weight [k, k, C, O] and grad_bias [O]."""
     kernel = grad_weight.shape[0]
     num_rows, height, width, size = grad.shape
+    rows, columns = _windows_over(height, kernel, stride), _windows_over(width, kernel, stride)
     sums = np.empty((height, width, size), np.float32)
     first = 0
     for n in range(num_rows):
@@ -268,8 +280,8 @@ def through_places(places, values, ends, stride, relu, outputs, grad, grad_weigh
         for place in range(first, ends[n]):
             row, column, channel = places[place] >> 20, (places[place] >> 16) & 15, places[place] & 0xFFFF
             value = values[place]
-            for y in range(max(0, (row - kernel + stride) // stride), min(height, row // stride + 1)):
-                for x in range(max(0, (column - kernel + stride) // stride), min(width, column // stride + 1)):
+            for y in range(rows[row, 0], rows[row, 1]):
+                for x in range(columns[column, 0], columns[column, 1]):
                     target = grad_weight[row - y * stride, column - x * stride, channel]
                     source = sums[y, x]
                     for j in range(size):

@@ -21,6 +21,7 @@ from metta_train.training.checkpoints import Checkpoint
 from metta_train.training.recent_rewards import RecentRewards
 from metta_train.training.retention import Retention
 from metta_train.training.rollout import RolloutCollector
+from metta_train.training.row_threads import RowThreads
 from metta_train.training.run_folder import RunFolder
 from metta_train.training.stopping import StopRequest
 from metta_train.training.trainer import Trainer, TrainingPlan
@@ -71,6 +72,7 @@ def build_trainer(
         policy.state_shapes,
         design.device,
     )
+    threads = RowThreads(plan.learner_threads)
     collector = RolloutCollector(
         env,
         policy,
@@ -80,6 +82,7 @@ def build_trainer(
         plan.precision,
         start=None if checkpoint is None or new_data_seed is not None else rollout_start(design, env, checkpoint),
         check=stop.check,
+        threads=threads,
     )
 
     # Told of an epoch before its checkpoint is written, like every reporter.
@@ -126,6 +129,7 @@ def build_trainer(
             state.generators[MINIBATCHES],
             trainer.nonfinite,
             check=stop.check_finishing,
+            threads=threads,
         ),
         schedules=design.schedules,
         reporters=Reporters([reporting.reporters, recent]),

@@ -16,7 +16,6 @@ from metta_train.policies.build import build_policy_from
 from metta_train.specs.records import EpochRecord
 from metta_train.training.resources import choose_device
 from metta_train.training.rollout import RolloutCollector
-from metta_train.training.row_threads import RowThreads
 
 
 class Ours(Arm):
@@ -54,9 +53,8 @@ class Ours(Arm):
             device,
         )
         generator = torch.Generator(device).manual_seed(workload.seed)
-        threads = RowThreads(plan.learner_threads)
         self._collector = RolloutCollector(
-            envs(workload.seed + 2), self._policy, buffer, device, generator, plan.precision, threads=threads
+            envs(workload.seed + 2), self._policy, buffer, device, generator, plan.precision
         )
 
     def env_only(self) -> int:

@@ -12,14 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metta_train.experience.segment_buffer import SegmentBuffer
-from metta_train.training import rollout, update
-from metta_train.training.rollout import RolloutCollector
+from metta_train.training import update
 from metta_train.training.row_threads import RowThreads
-from tests.fakes.clock_env import ClockEnv
-from tests.fakes.small_recurrent_policy import SmallRecurrentPolicy
-from tests.training.test_update import STEPS, VALUES, updater
-from tests.training.test_update import rollout as small_rollout
+from tests.training.test_update import VALUES, rollout, updater
 
 
 @given(count=st.integers(1, 9), rows=st.integers(0, 200), least=st.integers(1, 50))
@@ -68,7 +63,7 @@ def test_an_error_is_told_when_every_thread_is_done():
 @pytest.mark.parametrize("norm_adv", [False, True])
 def test_a_shared_update_equals_one_threads_up_to_rounding(monkeypatch, norm_adv, piece_segments):
     monkeypatch.setattr(update, "LEAST_STEPS", 1)
-    policy, segments = small_rollout()
+    policy, segments = rollout()
     policies, stats = [], []
     for threads in (RowThreads(1), RowThreads(2), RowThreads(3)):
         own = copy.deepcopy(policy)
@@ -85,36 +80,10 @@ def test_a_shared_update_equals_one_threads_up_to_rounding(monkeypatch, norm_adv
 
 def test_the_same_threads_give_the_same_bytes(monkeypatch):
     monkeypatch.setattr(update, "LEAST_STEPS", 1)
-    policy, segments = small_rollout()
+    policy, segments = rollout()
     results = []
     for _ in range(5):
         own = copy.deepcopy(policy)
         updater(own, minibatch_segments=8, threads=RowThreads(3)).update(segments, VALUES, 0.0)
         results.append(torch.cat([parameter.detach().flatten() for parameter in own.parameters()]))
     assert all(torch.equal(result, results[0]) for result in results)
-
-
-def test_a_shared_rollout_is_the_rollout_of_one_thread(monkeypatch):
-    """Actions are drawn for all rows together, so they are the same; values and states up to rounding."""
-    monkeypatch.setattr(rollout, "LEAST_ROWS", 1)
-    collected = []
-    for threads in (RowThreads(1), RowThreads(3)):
-        env = ClockEnv((3, 5, 7, 100), (True, False, True, True), num_agents=2)
-        torch.manual_seed(0)
-        policy = SmallRecurrentPolicy(env.spec)
-        buffer = SegmentBuffer(env.num_rows, STEPS, 4, (3,), torch.float32, policy.state_shapes, torch.device("cpu"))
-        generator = torch.Generator().manual_seed(1)
-        collector = RolloutCollector(env, policy, buffer, torch.device("cpu"), generator, "fp32", threads=threads)
-        segments = collector.collect().segments
-        collected.append((segments, collector.memory()))
-    (alone, memory), (shared, shared_memory) = collected
-    assert torch.equal(alone.actions, shared.actions) and torch.equal(alone.resets, shared.resets)
-    assert not shared.values.requires_grad
-    for one, other in (
-        (alone.log_probs, shared.log_probs),
-        (alone.values, shared.values),
-        (alone.bootstrap_values, shared.bootstrap_values),
-        (alone.truncation_values, shared.truncation_values),
-        *zip(memory.state.tensors, shared_memory.state.tensors, strict=True),
-    ):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)

@@ -72,7 +72,6 @@ def build_trainer(
         policy.state_shapes,
         design.device,
     )
-    threads = RowThreads(plan.learner_threads)
     collector = RolloutCollector(
         env,
         policy,
@@ -82,7 +81,6 @@ def build_trainer(
         plan.precision,
         start=None if checkpoint is None or new_data_seed is not None else rollout_start(design, env, checkpoint),
         check=stop.check,
-        threads=threads,
     )
 
     # Told of an epoch before its checkpoint is written, like every reporter.
@@ -129,7 +127,7 @@ def build_trainer(
             state.generators[MINIBATCHES],
             trainer.nonfinite,
             check=stop.check_finishing,
-            threads=threads,
+            threads=RowThreads(plan.learner_threads),
         ),
         schedules=design.schedules,
         reporters=Reporters([reporting.reporters, recent]),

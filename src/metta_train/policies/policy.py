@@ -93,7 +93,19 @@ class Policy(nn.Module, ABC):
         self, observations: Tensor, state: RecurrentState, resets: Tensor, generator: torch.Generator | None = None
     ) -> PolicyStep:
         """Sample one action per row of `observations[B, ...]`; noise comes from `generator` alone."""
-        return sample_actions(self(observations.unsqueeze(1), state, resets.unsqueeze(1)), generator)
+        output = self(observations.unsqueeze(1), state, resets.unsqueeze(1))
+        log_probs = functional.log_softmax(output.logits.squeeze(1).float(), dim=-1)
+        # Gumbel-max: argmax(log p + g) is a draw from p, and -log of an exponential draw is Gumbel noise. The draw can
+        # be 0 in float32, which would turn an impossible action (log p = -inf) into nan.
+        noise = torch.empty_like(log_probs).exponential_(generator=generator)
+        noise.clamp_min_(torch.finfo(torch.float32).tiny)
+        actions = (log_probs - noise.log()).argmax(dim=-1)
+        return PolicyStep(
+            actions=actions,
+            log_probs=log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1),
+            values=output.values.squeeze(1).float(),
+            state=output.state,
+        )
 
     @final
     def evaluate_actions(
@@ -186,19 +198,3 @@ class Policy(nn.Module, ABC):
                 # recurrent layers of policies have no dropout.
                 module.training = True
         return self
-
-
-def sample_actions(output: PolicyOutput, generator: torch.Generator | None = None) -> PolicyStep:
-    """One action for each row of an output of one step; noise comes from `generator` alone."""
-    log_probs = functional.log_softmax(output.logits.squeeze(1).float(), dim=-1)
-    # Gumbel-max: argmax(log p + g) is a draw from p, and -log of an exponential draw is Gumbel noise. The draw can
-    # be 0 in float32, which would turn an impossible action (log p = -inf) into nan.
-    noise = torch.empty_like(log_probs).exponential_(generator=generator)
-    noise.clamp_min_(torch.finfo(torch.float32).tiny)
-    actions = (log_probs - noise.log()).argmax(dim=-1)
-    return PolicyStep(
-        actions=actions,
-        log_probs=log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1),
-        values=output.values.squeeze(1).float(),
-        state=output.state,
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -13,13 +13,9 @@ from torch import Tensor
 
 from metta_train.envs.vector import VectorEnv, VectorStep
 from metta_train.experience.segment_buffer import SegmentBuffer, Segments
-from metta_train.policies.policy import Policy, sample_actions
-from metta_train.specs.records import EpisodeRecord, PolicyOutput, RolloutStats
+from metta_train.policies.policy import Policy
+from metta_train.specs.records import EpisodeRecord, RolloutStats
 from metta_train.specs.recurrent_state import RecurrentState
-from metta_train.training.row_threads import RowThreads
-
-# Fewer rows are not worth a thread of their own.
-LEAST_ROWS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +68,6 @@ class RolloutCollector:
         precision: "fp32" or "bf16".
         start: where a continued run stands.
         check: called before every step; what it raises abandons the rollout.
-        threads: share the rows of every decision.
     """
 
     def __init__(
@@ -85,16 +80,14 @@ class RolloutCollector:
         precision: str,
         start: RolloutStart | None = None,
         check: Callable[[], None] = lambda: None,
-        threads: RowThreads | None = None,
     ) -> None:
         self._env = env
-        self._threads = RowThreads() if threads is None else threads
         self._check = check
         self._policy = policy
         self._buffer = buffer
         self._generator = generator
         self._device = device
-        self._precision = precision
+        self._autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
         self._env_seconds = 0.0
         if start is None:
             opening = torch.ones(env.num_rows, dtype=torch.bool, device=device)
@@ -111,9 +104,10 @@ class RolloutCollector:
 
     def memory(self) -> RowMemory:
         """A copy of what the next rollout starts with; not during a rollout."""
+        states = [part.state.tensors for part in self._slices]
         return RowMemory(
             resets=torch.cat([part.resets for part in self._slices]),
-            state=_joined([part.state for part in self._slices]),
+            state=RecurrentState(tuple(torch.cat(tensors) for tensors in zip(*states, strict=True))),
         )
 
     def forget_nonfinite(self) -> None:
@@ -129,7 +123,7 @@ class RolloutCollector:
         restarts = self._env.restarts
         self._env_seconds = 0.0
         # One autocast context for all steps: it casts the weights once.
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode(), self._autocast:
             episodes = self._act()
             bootstrap_values = self._bootstrap_values()
         # Outside of inference mode, so that what is trained on are ordinary tensors.
@@ -158,7 +152,7 @@ class RolloutCollector:
         if step % self._buffer.horizon == 0:
             self._buffer.begin_segment(step, part.rows, part.state)
         observations = self._to_device(part.observations)
-        decision = sample_actions(self._forward(observations, part.state, part.resets), self._generator)
+        decision = self._policy.act(observations, part.state, part.resets, self._generator)
         self._buffer.store_decision(step, part.rows, observations, part.resets, decision)
         part.state = decision.state
         actions = decision.actions.cpu().numpy()
@@ -201,27 +195,7 @@ class RolloutCollector:
         )
 
     def _values(self, observations: Tensor, state: RecurrentState, resets: Tensor) -> Tensor:
-        return self._forward(observations, state, resets).values.squeeze(1)
-
-    def _forward(self, observations: Tensor, state: RecurrentState, resets: Tensor) -> PolicyOutput:
-        """One step of some rows, which the threads share."""
-
-        def forward(rows: slice) -> PolicyOutput:
-            with torch.inference_mode(), self._autocast():
-                return self._policy(observations[rows].unsqueeze(1), state.rows(rows), resets[rows].unsqueeze(1))
-
-        parts = self._threads.parts(len(resets), LEAST_ROWS)
-        if len(parts) == 1:
-            return self._policy(observations.unsqueeze(1), state, resets.unsqueeze(1))
-        outputs = self._threads.map(forward, parts)
-        return PolicyOutput(
-            logits=torch.cat([output.logits for output in outputs]),
-            values=torch.cat([output.values for output in outputs]),
-            state=_joined([output.state for output in outputs]),
-        )
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._precision == "bf16")
+        return self._policy(observations.unsqueeze(1), state, resets.unsqueeze(1)).values.squeeze(1)
 
     def _to_device(self, array: NDArray[np.generic]) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -230,11 +204,6 @@ class RolloutCollector:
         # The envs write into this memory again after the next send. Copied into pinned memory, which torch keeps until
         # the device has read it, it may change while the copy to the device is still on its way.
         return tensor.pin_memory().to(self._device, non_blocking=True)
-
-
-def _joined(states: Sequence[RecurrentState]) -> RecurrentState:
-    tensors = zip(*(state.tensors for state in states), strict=True)
-    return RecurrentState(tuple(torch.cat(parts) for parts in tensors))
 
 
 def _rollout_stats(segments: Segments, episodes: list[EpisodeRecord], worker_restarts: int) -> RolloutStats:

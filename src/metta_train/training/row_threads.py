@@ -1,9 +1,9 @@
-"""Threads that share the rows of a batch: each takes some rows through the whole network.
+"""Threads that share the rows of a minibatch: each takes some of them through the whole network.
 
 torch's own threads share every single operation and meet after each. The operations of these networks are small, so
 the meetings cost much, and on cores that others use too every one of them waits for whoever was interrupted. Threads
-that share rows meet once per batch; inside of each, torch computes with one thread (docs/benchmarks.md, "Threads").
-Policies keep no state in their modules, so that several threads may run one.
+that share rows meet once per minibatch; inside of each, torch computes with one thread (docs/benchmarks.md,
+"Threads"). Policies keep no state in their modules, so that several threads may run one.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from metta_train.training.resources import usable_cores
+
 TRAIN = [sys.executable, "-m", "metta_train"]
 SMOKE = ["trainer=smoke", "wandb=off", "seed=3"]
 # Several segments per row, endings inside segments (episodes of 20 steps, the first ones shorter), moving schedules.
@@ -62,6 +64,15 @@ def test_both_fast_agents_train_to_the_same_bytes(reference: Path) -> None:
     train(reference, "py_agent=fast", "run=hand", *SMOKE, *BUSY)
     assert weights(reference, "hand") == weights(reference, "graph")
     assert timeless(metrics(reference, "hand")) == timeless(metrics(reference, "graph"))
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="the threads of the learner are no more than the cores")
+def test_two_threads_train_both_agents_to_the_same_bytes(tmp_path: Path) -> None:
+    for agent, run in (("agent=fast", "graph"), ("py_agent=fast", "hand")):
+        result = train(tmp_path, agent, f"run={run}", *SMOKE, *BUSY, "trainer.minibatch_size=768", threads=2)
+        assert "2 threads" in result.stderr + result.stdout
+    assert weights(tmp_path, "hand") == weights(tmp_path, "graph")
+    assert timeless(metrics(tmp_path, "hand")) == timeless(metrics(tmp_path, "graph"))
 
 
 def test_the_same_seed_trains_to_the_same_bytes_and_another_one_does_not(reference: Path) -> None:

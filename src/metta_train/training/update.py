@@ -343,18 +343,14 @@ class PolicyUpdater:
 
 def _add_gradients(parameters: list[torch.nn.Parameter], gradients: tuple[Tensor | None, ...]) -> None:
     """To what the parameters have; a parameter that plays no part has None."""
-    pairs = [(parameter, grad) for parameter, grad in zip(parameters, gradients, strict=True) if grad is not None]
-    added = [grad for _, grad in pairs]
-    present = [parameter.grad for parameter, _ in pairs if parameter.grad is not None]
-    if present:
-        assert len(present) == len(pairs), "every part of a minibatch goes through the same parameters"
-        torch._foreach_add_(present, added)
-        return
-    # Copied: autograd may give the same memory to two parameters, or memory in another order.
-    own = [torch.empty_like(parameter) for parameter, _ in pairs]
-    torch._foreach_copy_(own, added)
-    for (parameter, _), grad in zip(pairs, own, strict=True):
-        parameter.grad = grad
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:
+            continue
+        if parameter.grad is None:
+            # Copied: autograd may give the same memory to two parameters, or memory in another order.
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        else:
+            parameter.grad += gradient
 
 
 def _gradient_stats(parameters: list[torch.nn.Parameter]) -> GradientStats:

@@ -106,7 +106,7 @@ class _Lstm(torch.autograd.Function):
             grad_first_cell[:, index] = grad_cells.masked_fill(opens, 0)
             flat = grad_gates.flatten(0, 1)
             of_weights = [flat.t() @ tensor.flatten(0, 1) for tensor in (layer.inputs, layer.hidden)]
-            grads = [*of_weights, grad_bias, grad_bias, *grads]
+            grads = [*of_weights, grad_bias, grad_bias.clone(), *grads]  # the sums hold both biases
             if index > 0 or ctx.needs_input_grad[0]:
                 grad = (flat @ weight_inputs).view_as(layer.inputs)
         return grad, grad_first_hidden, grad_first_cell, None, *grads

@@ -7,7 +7,7 @@ the advantage from IMPALA (Espeholt et al., 2018, https://arxiv.org/abs/1802.015
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from time import perf_counter
@@ -177,13 +177,18 @@ class PolicyUpdater:
         log_probs = torch.cat([evaluation.log_probs.detach() for evaluation in evaluations])
         targets = self._targets(minibatch, log_probs, returns, weights)
 
-        def learn(part: slice, evaluation: ActionEvaluation | None) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        def learn(index: int) -> tuple[Tensor, Sequence[Tensor | None] | None]:
+            part = parts[index]
             segments = minibatch.part(part)
-            evaluation = self._evaluate(segments) if evaluation is None else evaluation
+            evaluation = evaluations[index] if at_once else self._evaluate(segments)
             part_targets = _Targets(targets.advantages[part], targets.returns[part])
             losses = self._losses(segments, evaluation, part_targets, values)
             losses = losses * (segments.num_segments / minibatch.num_segments)
             with signals_held():
+                if self._threads.count == 1:
+                    losses[_Column.TOTAL_LOSS].backward()
+                    return losses.detach(), None
+                # Threads may not add to the same gradients, as backward() does.
                 return losses.detach(), torch.autograd.grad(
                     losses[_Column.TOTAL_LOSS], self._parameters, allow_unused=True
                 )
@@ -191,11 +196,10 @@ class PolicyUpdater:
         means = torch.zeros(_Column.GRAD_NORM, device=returns.device)
         for first in range(0, len(parts), self._threads.count):
             together = range(first, min(first + self._threads.count, len(parts)))
-            for losses, gradients in self._threads.map(
-                lambda index: learn(parts[index], evaluations[index] if at_once else None), together
-            ):
+            for losses, gradients in self._threads.map(learn, together):
                 means += losses
-                _add_gradients(self._parameters, gradients)
+                if gradients is not None:
+                    _add_gradients(self._parameters, gradients)
         means[_Column.TOTAL_LOSS] += self._regularize(means, values)
         grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._ppo.max_grad_norm)
         # The only wait for the device in a gradient step.
@@ -341,7 +345,7 @@ class PolicyUpdater:
         )
 
 
-def _add_gradients(parameters: list[torch.nn.Parameter], gradients: tuple[Tensor | None, ...]) -> None:
+def _add_gradients(parameters: list[torch.nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
     """To what the parameters have; a parameter that plays no part has None."""
     for parameter, gradient in zip(parameters, gradients, strict=True):
         if gradient is None:

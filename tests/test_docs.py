@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.cli.command import run_program
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = sorted([*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"])
@@ -72,14 +71,7 @@ def test_shown_files_and_commands_work(page: Path, tmp_path: Path) -> None:
         path = re.match(r"(?:# @package _global_\n)?# ((?:src|conf)/\S+)\n", text)
         if language in ("python", "yaml") and path:
             (tmp_path / path[1]).write_text(text)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(tmp_path / "src"),
-        "DATA_DIR": str(tmp_path / "runs"),
-        "OMP_NUM_THREADS": "1",
-        "WANDB_MODE": "offline",
-        "COLUMNS": "120",
-    }
+    environment = {"DATA_DIR": str(tmp_path / "runs"), "WANDB_MODE": "offline", "COLUMNS": "120"}
     for command in shown_commands(page):
         program, *arguments = shlex.split(command, comments=True)
         module = PROGRAMS.get(program)
@@ -91,13 +83,5 @@ def test_shown_files_and_commands_work(page: Path, tmp_path: Path) -> None:
             arguments += [a for a in QUICK if not any(given.startswith("trainer=") for given in arguments)]
             arguments += SHORT_EPISODES.get(page.stem, [])
             arguments += [] if any(given.startswith("wandb=") for given in arguments) else ["wandb=off"]
-        result = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
-        assert result.returncode == 0, f"{command}\n{result.stderr[-2000:]}"
+        done = run_program(["-m", module, *arguments], tmp_path, tmp_path / "src", **environment)
+        assert done.code == 0, f"{command}\n{done.err[-2000:]}"

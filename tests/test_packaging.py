@@ -105,7 +105,7 @@ def make(*arguments: str) -> subprocess.CompletedProcess[str]:
         ["make", "-C", str(REPOSITORY), "--no-print-directory", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 

@@ -6,7 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
-from tests.cli.command import REPOSITORY, run_python
+from tests.cli.command import REPOSITORY, run_program, run_python
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 FILES = ("mine/ported.py", "names.yaml", "spec.yaml")
@@ -40,7 +40,7 @@ def test_the_page_shows_what_happens(tmp_path: Path) -> None:
             command, *output = text.splitlines()
             program, *arguments = shlex.split(command.removeprefix("$ "))
             assert program == "metta-parity"
-            done = run_python(["-m", "metta_train.cli.parity", *arguments], tmp_path)
+            done = run_program(["-m", "metta_train.cli.parity", *arguments], tmp_path)
             assert str(done.code) == output[-1], f"{command}\n{done.err}"
             assert telling_lines(done.out) == telling_lines("\n".join(output)), command
             assert telling_lines(done.out), command

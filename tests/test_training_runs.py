@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
 from metta_train.training.resources import usable_cores
+from tests.cli.command import Finished, run_program, run_python
 
-TRAIN = [sys.executable, "-m", "metta_train"]
 SMOKE = ["trainer=smoke", "wandb=off", "seed=3"]
 # Several segments per row, endings inside segments (episodes of 20 steps, the first ones shorter), moving schedules.
 BUSY = [
@@ -25,14 +23,14 @@ BUSY = [
 ]
 
 
-def train(data_dir: Path, *arguments: str, threads: int = 1) -> subprocess.CompletedProcess[str]:
+def train(
+    data_dir: Path, *arguments: str, program: Callable[..., Finished] = run_program, threads: int = 1
+) -> Finished:
     """Run `metta-train` and insist that it succeeds."""
-    environment = {**os.environ, "DATA_DIR": str(data_dir), "OMP_NUM_THREADS": str(threads), "WANDB_MODE": "offline"}
-    result = subprocess.run(
-        [*TRAIN, *arguments], env=environment, cwd=data_dir, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result
+    environ = {"DATA_DIR": str(data_dir), "OMP_NUM_THREADS": str(threads), "WANDB_MODE": "offline"}
+    done = program(["-m", "metta_train", *arguments], data_dir, **environ)
+    assert done.code == 0, done.err[-3000:]
+    return done
 
 
 def weights(data_dir: Path, run: str) -> bytes:
@@ -54,9 +52,9 @@ def timeless(records: list[dict[str, float]]) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data_dir with the run `graph`, trained with agent=fast."""
+    """A data_dir with the run `graph`, trained with agent=fast in a process that shares nothing with the others."""
     data_dir = tmp_path_factory.mktemp("runs")
-    train(data_dir, "agent=fast", "run=graph", *SMOKE, *BUSY)
+    train(data_dir, "agent=fast", "run=graph", *SMOKE, *BUSY, program=run_python)
     return data_dir
 
 
@@ -69,8 +67,9 @@ def test_both_fast_agents_train_to_the_same_bytes(reference: Path) -> None:
 @pytest.mark.skipif(usable_cores() < 2, reason="the threads of the learner are no more than the cores")
 def test_two_threads_train_both_agents_to_the_same_bytes(tmp_path: Path) -> None:
     for agent, run in (("agent=fast", "graph"), ("py_agent=fast", "hand")):
-        result = train(tmp_path, agent, f"run={run}", *SMOKE, *BUSY, "trainer.minibatch_size=768", threads=2)
-        assert "2 threads" in result.stderr + result.stdout
+        arguments = [agent, f"run={run}", *SMOKE, *BUSY, "trainer.minibatch_size=768"]
+        done = train(tmp_path, *arguments, program=run_python, threads=2)
+        assert "2 threads" in done.err + done.out
     assert weights(tmp_path, "hand") == weights(tmp_path, "graph")
     assert timeless(metrics(tmp_path, "hand")) == timeless(metrics(tmp_path, "graph"))
 
@@ -119,7 +118,7 @@ def test_the_same_name_continues_from_the_newest_checkpoint(reference: Path) -> 
     records = metrics(reference, "long")
     assert [record["metric/agent_step"] for record in records] == [1536, 3072, 4608, 6144]
     assert [record["metric/epoch"] for record in records] == [1, 2, 3, 4]
-    assert "continu" in result.stderr
+    assert "continu" in result.err
     assert len((reference / "long" / "invocations.jsonl").read_text().splitlines()) == 2
 
 
@@ -127,7 +126,7 @@ def test_a_finished_run_has_nothing_left_to_do(reference: Path) -> None:
     before = weights(reference, "graph"), (reference / "graph" / "metrics.jsonl").read_bytes()
     result = train(reference, "agent=fast", "run=graph", *SMOKE, *BUSY)
     assert (weights(reference, "graph"), (reference / "graph" / "metrics.jsonl").read_bytes()) == before
-    assert "trainer.total_timesteps=9216" in result.stdout  # the command that would go on
+    assert "trainer.total_timesteps=9216" in result.out  # the command that would go on
 
 
 def test_the_originals_mini_training_line(tmp_path: Path) -> None:

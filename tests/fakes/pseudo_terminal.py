@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import sys
 import termios
 import time
+from types import TracebackType
 
 from tests.cli.command import REPOSITORY
 
@@ -21,8 +23,21 @@ class Child:
             os.environ |= {"PYTHONPATH": str(REPOSITORY / "src"), "TERM": "xterm", **environ}
             os.execv(sys.executable, [sys.executable, *command])
         self.text = ""
+        self._ended = False
 
-    def read_until(self, wanted: str, seconds: float = 20.0) -> None:
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """A program that a failing test leaves behind would work on for hours."""
+        if not self._ended:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self.master)
+
+    def read_until(self, wanted: str, seconds: float = 100.0) -> None:
         end = time.monotonic() + seconds
         while wanted not in self.text:
             assert time.monotonic() < end, f"no {wanted!r} in {self.text!r}"
@@ -39,10 +54,11 @@ class Child:
         return bool(termios.tcgetattr(self.master)[3] & termios.ICANON)
 
     def wait(self) -> int:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 100
         while time.monotonic() < end:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
+                self._ended = True
                 return os.waitstatus_to_exitcode(status)
             if select.select([self.master], [], [], 0.05)[0]:
                 try:

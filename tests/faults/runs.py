@@ -104,7 +104,7 @@ class Run:
                 process_group=0,
             )
 
-    def wait(self, timeout: float = 120.0) -> Ended:
+    def wait(self, timeout: float = 240.0) -> Ended:
         """Until it ends; a process that does not is killed and is a failure of the test."""
         try:
             code = self.process.wait(timeout)
@@ -123,7 +123,7 @@ class Run:
         """Send a signal to the trainer alone."""
         self.process.send_signal(number)
 
-    def wait_until(self, condition: Callable[[], bool], timeout: float = 60.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout: float = 120.0) -> None:
         """Until the condition holds; the process must not end before."""
         deadline = time.monotonic() + timeout
         while not condition():
@@ -135,7 +135,7 @@ class Run:
         """All living processes that this run has started, the trainer included."""
         return [pid for pid in living() if marked(pid, self.mark)]
 
-    def assert_nothing_left(self, seconds: float = 5.0) -> None:
+    def assert_nothing_left(self, seconds: float = 30.0) -> None:
         """No process of this run lives on."""
         deadline = time.monotonic() + seconds
         while left := self.processes():
@@ -157,7 +157,7 @@ def living() -> list[int]:
     return found
 
 
-def assert_gone(pids: Sequence[int], seconds: float = 5.0) -> None:
+def assert_gone(pids: Sequence[int], seconds: float = 30.0) -> None:
     """None of these processes lives on."""
     deadline = time.monotonic() + seconds
     while left := set(pids) & set(living() if pids else ()):
@@ -173,7 +173,7 @@ def marked(pid: int, mark: str) -> bool:
         return False
 
 
-def train(data_dir: Path, *arguments: str, environ: dict[str, str] | None = None, timeout: float = 120.0) -> Ended:
+def train(data_dir: Path, *arguments: str, environ: dict[str, str] | None = None, timeout: float = 240.0) -> Ended:
     """Start a run and wait for its end."""
     return Run(data_dir, arguments, environ=environ).wait(timeout)
 

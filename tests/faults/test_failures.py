@@ -28,7 +28,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.fault("F11 out of memory")
 def test_memory_that_runs_out_names_the_knobs(data_dir: Path) -> None:
     run = Run(data_dir, ["out-of-memory:15", *SHORT, "run=memory", "trainer.num_workers=2"], wrapper=WRAPPER)
-    ended = run.wait(30)
+    ended = run.wait()
     assert ended.code == 1, ended.err
     last = ended.err.splitlines()[-1]
     for knob in ("trainer.max_minibatch_size=64", "trainer.minibatch_size=64", "trainer.batch_size=128", "num_envs=4"):
@@ -112,7 +112,7 @@ def test_a_second_process_is_refused_and_the_first_does_not_notice(data_dir: Pat
     third = Run(data_dir, [*CARTPOLE, "run=one", LONG])  # a crash frees the name
     third.wait_until(lambda: "per epoch" in third.err())
     third.kill(signal.SIGTERM)
-    assert third.wait(30).code == 75
+    assert third.wait().code == 75
 
 
 @pytest.mark.slow

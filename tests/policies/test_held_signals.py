@@ -59,9 +59,9 @@ def gradients():
 expected = gradients()
 hammer = f"import os,time\\nwhile True: os.kill({os.getpid()}, {int(signal.SIGUSR1)}); time.sleep(0.0005)"
 child = subprocess.Popen([sys.executable, "-c", hammer], stderr=subprocess.DEVNULL)
-end = time.monotonic() + 6
+end = time.process_time() + 6
 try:
-    while time.monotonic() < end:
+    while time.process_time() < end:
         assert torch.equal(gradients(), expected)
 finally:
     child.kill()

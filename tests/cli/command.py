@@ -38,7 +38,7 @@ def run_program(arguments: Sequence[str], folder: Path, path: Path = REPOSITORY 
 
 def metta_train(*arguments: str, folder: Path, **environ: str) -> Finished:
     """Run `metta-train` as a process of its own."""
-    return run_program(["-m", "metta_train", *arguments], folder, **environ)
+    return run_program(["-m", "metta_train", *arguments], folder, REPOSITORY / "src", **environ)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from numba.extending import overload
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metta_train.policies.kernel_cache import KernelCache
 from metta_train.specs.environment_spec import PADDING_LOCATION
 
 # Not "nnan" and "ninf": the guard against non-finite numbers must see them.
@@ -28,7 +29,9 @@ PADDING = np.uint8(PADDING_LOCATION)
 
 
 def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    return numba.njit(function, fastmath=_MATH, error_model="numpy", nogil=True, cache=True)
+    compiled: Any = numba.njit(function, fastmath=_MATH, error_model="numpy", nogil=True)
+    compiled._cache = KernelCache(function)  # in the place of the one that cache=True makes
+    return compiled
 
 
 def _inline(function: Callable[..., Any]) -> Callable[..., Any]:

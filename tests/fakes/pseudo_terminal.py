@@ -9,6 +9,7 @@ import signal
 import sys
 import termios
 import time
+import warnings
 from types import TracebackType
 
 from tests.cli.command import REPOSITORY
@@ -18,10 +19,13 @@ class Child:
     """A program on a pseudo-terminal."""
 
     def __init__(self, *command: str, **environ: str) -> None:
-        self.pid, self.master = pty.fork()
-        if self.pid == 0:  # pragma: no cover  # the child
-            os.environ |= {"PYTHONPATH": str(REPOSITORY / "src"), "TERM": "xterm", **environ}
-            os.execv(sys.executable, [sys.executable, *command])
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "TERM": "xterm", **environ}
+        with warnings.catch_warnings():
+            # Python 3.12 warns of other threads, a test process of xdist has one; the child does nothing but this.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid, self.master = pty.fork()
+            if self.pid == 0:  # pragma: no cover  # the child
+                os.execve(sys.executable, [sys.executable, *command], environment)
         self.text = ""
         self._ended = False
 

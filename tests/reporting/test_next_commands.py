@@ -24,7 +24,14 @@ def test_secrets_are_not_printed() -> None:
 
 
 def commands(**changes: object) -> list[str]:
-    facts = {"run": "a", "total_timesteps": 9, "agent_step": 3, "data_dir": None, "saved": True} | changes
+    facts = {
+        "run": "a",
+        "total_timesteps": 9,
+        "agent_step": 3,
+        "data_dir": None,
+        "saved": True,
+        "rewarded": True,
+    } | changes
     return [command.command for command in next_commands(["metta-train"], **facts)]  # pyright: ignore[reportArgumentType]
 
 
@@ -42,4 +49,4 @@ def test_runs_elsewhere_are_found_and_without_a_checkpoint_nothing_plays() -> No
         "metta-runs plot a --data-dir '/my runs'",
         "metta-train run=a",
     ]
-    assert commands(saved=False, agent_step=0) == ["metta-train run=a"]
+    assert commands(saved=False, rewarded=False) == ["metta-train run=a"]

@@ -16,7 +16,7 @@ from metta_train.cli.exit_codes import CRASH, DONE, INTERRUPTED, PREEMPTED
 from metta_train.cli.sweep import Sweep
 from metta_train.cli.sweep_signals import is_alive
 from metta_train.reporting.redaction import redact_argv
-from metta_train.reporting.results import print_results, results_console
+from metta_train.reporting.results import print_results, results_console, shown_path
 from metta_train.reporting.run_view import duration, number
 from metta_train.reporting.statistics import Estimate
 from metta_train.sweeps.job_records import JobRecord
@@ -53,6 +53,8 @@ def finish_sweep(sweep: Sweep, arguments: Sequence[str], launcher_error: str | N
     print_results(console, report(sweep.name, everything, jobs, console.width))
     if file is not None:
         print(shown_path(file))
+    if any(job.objective is not None for job in everything):
+        _suggest(sweep)
     again = [job for job in jobs if job.state != "done"]
     if again:
         words = [word for word in redact_argv(arguments) if not word.startswith("run=")]
@@ -66,6 +68,16 @@ def finish_sweep(sweep: Sweep, arguments: Sequence[str], launcher_error: str | N
         if code in codes:
             return code
     return codes[0] if codes else DONE
+
+
+def _suggest(sweep: Sweep) -> None:
+    """What to type next; jobs of several names of `run` have no pattern in common."""
+    if "run" not in sweep.common:
+        return
+    usual = Path(os.environ.get("DATA_DIR") or "train_dir").resolve()  # where the other commands look
+    place = [] if sweep.data_dir == usual else ["--data-dir", str(sweep.data_dir)]
+    for purpose, program in (("draw its curves", ["metta-runs", "plot"]), ("compare its policies", ["metta-eval"])):
+        print(f"to {purpose}: {shlex.join([*program, f'{sweep.name}/*', *place])}", file=sys.stderr)
 
 
 def report(name: str, everything: Sequence[JobRecord], jobs: Sequence[JobRecord], width: int) -> list[RenderableType]:
@@ -136,11 +148,6 @@ def failure_table(jobs: Sequence[JobRecord]) -> Table:
     for job in jobs:
         table.add_row(job.run, str(job.code), job.reason or "-")
     return table
-
-
-def shown_path(file: Path) -> Path:
-    """As one would write it here."""
-    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
 
 
 def _settled(sweep: Sweep, launcher_error: str | None) -> tuple[JobRecord, ...]:

@@ -8,19 +8,18 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from metta_train.cli.arguments import Parser, add_data_dir, add_version, data_dir_of, reported
+from metta_train.cli.arguments import HelpText, Parser, add_data_dir, add_version, data_dir_of, reported
 from metta_train.cli.compose import quoted
 from metta_train.cli.exit_codes import DONE, PREEMPTED
 from metta_train.cli.signals import BATCH_SIGNALS
-from metta_train.cli.sweep_report import shown_path
 from metta_train.cli.sweep_request import Request, adopt_settings, look_interval, request_of
 from metta_train.cli.sweep_search_report import report, trial_line, write_trials_csv
-from metta_train.reporting.results import plain, print_json, print_results, results_console
+from metta_train.reporting.results import plain, print_json, print_results, results_console, shown_path
 from metta_train.specs.config_errors import ConfigError
 from metta_train.sweeps.config import SweepConfig
 from metta_train.sweeps.search import Search
@@ -58,7 +57,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         usage="metta-sweep [SPACE] [run=NAME] [key=value ...] [option ...]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpText,
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -106,7 +105,9 @@ def _search(request: Request, log: TrialLog, look_every: int) -> bool:
         log,
         lambda trial: _process(request, trial),
         look_every=look_every,
-        told=lambda trial: print(trial_line(trial), file=sys.stderr, flush=True),
+        told=lambda trial: print(
+            trial_line(trial, is_best=_is_best(request.config, trial, search.trials)), file=sys.stderr, flush=True
+        ),
     )
     with _stop_on_signals(search.stop):
         search.run(request.jobs)
@@ -172,6 +173,11 @@ def _again(request: Request, best: Trial) -> dict[str, str]:
             ["metta-train", "-m", "seed=11,12,13", *of_seeds.values(), f"run={request.name}-seeds"]
         ),
     }
+
+
+def _is_best(config: SweepConfig, trial: Trial, trials: Mapping[int, Trial]) -> bool:
+    done = [other for other in trials.values() if other.state == "done"]
+    return len(done) > 1 and min(done, key=lambda other: _rank(config, other)).number == trial.number
 
 
 def _rank(config: SweepConfig, trial: Trial) -> tuple[int, float, int]:

@@ -189,6 +189,9 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
 
 def _values(override: Override) -> list[str]:
     try:
-        return list(override.sweep_string_iterator())
+        values = list(override.sweep_string_iterator())
     except HydraException as error:
         raise ConfigError(f"{override.input_line}: {str(error).splitlines()[0]}") from error
+    if not values:
+        raise ConfigError(f"{override.input_line}: holds no value")
+    return values

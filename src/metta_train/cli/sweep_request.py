@@ -94,6 +94,9 @@ def request_of(options: argparse.Namespace) -> Request:
     if spaces or overrides:
         values["overrides"] = [*(_overrides_in(values) if spaces else ()), *overrides]
     config = _validated(values, spaces[0] if spaces else str(SearchFolder(folder).settings))
+    for override in config.overrides:
+        if override.lstrip("+").partition("=")[0] in config.parameters:
+            raise ConfigError(f"{override}: the space searches this key, so every trial has its own value")
     trials = config.trials if options.trials is None else options.trials
     return Request(config, name, data_dir, config_dir, options.jobs, trials)
 

@@ -119,6 +119,7 @@ BAD = {
     "ppo trainer=smok": "trainer=smok: needs one of gpu, laptop, smoke; did you mean smoke?",
     "ppo hydra.sweep.dir=x": "hydra.sweep.dir=x: has no place in a search",
     "ppo trainer.optimizer.learning_rate=3": "trainer.optimizer.learning_rate=3: the space searches this key",
+    "ppo objective.goal=minimize": "objective.goal=minimize: has no place in a search",
     "ppo --metod optuna": "unrecognized arguments: --metod",
     "typo.yaml": "parameters.trainer.optimizer.lr",
     "wrong.yaml": "wrong.yaml: parameters.trainer.update_epochs.low=5: needs to be below high=2",

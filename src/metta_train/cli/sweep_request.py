@@ -76,6 +76,8 @@ def request_of(options: argparse.Namespace) -> Request:
     for override in overrides:
         if override.lstrip("+~").startswith(("hydra.", "hydra/")) or override.startswith("restart="):
             raise ConfigError(f"{override}: has no place in a search; its trials are processes of their own")
+        if override.lstrip("+~").startswith("objective."):
+            raise ConfigError(f"{override}: has no place in a search; its space names metric and goal")
     data_dir = (Path(folders[-1]) if folders else data_dir_of(options)).expanduser().resolve()
     name = names[-1] if names else f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = located(data_dir, name)

@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from metta_train.reporting.metric_names import REWARD
 from metta_train.reporting.storage import storage_errors
-from metta_train.specs.config_errors import nearest_choice
 from metta_train.sweeps.config import SweepConfig
+from metta_train.sweeps.objective import why_none
 from metta_train.sweeps.search_method import SearchMethod
 from metta_train.sweeps.trial import Trial, TrialLog
 from metta_train.sweeps.trial_process import TrialProcess
@@ -183,11 +182,7 @@ class Search:
         self._method.tell(ended)
 
     def _no_score(self, process: TrialProcess) -> str:
-        metric = self._config.metric
-        if metric == REWARD:
-            return f"no episode ended, so there is no {metric}: trials need more trainer.total_timesteps"
-        known = sorted({name for epoch in process.tail.epochs for name in epoch})
-        return f"no epoch has the metric {metric}{nearest_choice(metric, known)}"
+        return why_none({name for epoch in process.tail.epochs for name in epoch}, self._config.metric)
 
     def _remember(self, trial: Trial) -> None:
         self._log.write(trial)

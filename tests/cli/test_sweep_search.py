@@ -37,7 +37,7 @@ def test_a_search_finds_prunes_fails_and_goes_on(tmp_path: Path) -> None:
     first = metta_sweep("space.yaml", "run=t", "--trials", "2", folder=tmp_path)
     assert first.code == DONE, first.err
     said = first.err.splitlines()
-    assert said[0] == "trial-0000 started with heart_reward=1" and said[1].startswith("trial-0000 ")
+    assert said[0] == "trial-0000 started with heart_reward=1" and said[1].startswith("trial-0000 done: ")
     assert "the best so far" not in first.err, "the first is no better than others"
     sweep = tmp_path / "train_dir" / "t"
     with (sweep / "sweep.csv").open() as lines:

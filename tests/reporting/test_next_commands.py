@@ -16,6 +16,8 @@ def test_a_run_that_is_done_gets_a_longer_goal() -> None:
     assert continue_commands(command, run="a", total_timesteps=1000, agent_step=1024) == (
         NextCommand("train it for twice as long", "metta-train py_agent=fast run=a trainer.total_timesteps=2000"),
     )
+    (lowered,) = continue_commands(["metta-train"], run="a", total_timesteps=1000, agent_step=9000)
+    assert lowered.command == "metta-train run=a trainer.total_timesteps=18000"
 
 
 def test_secrets_are_not_printed() -> None:

@@ -117,7 +117,8 @@ def train(
                 trainer = _rolled_back(design, folder, rollbacks, reporting, stop, attempt)
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | GeneratorExit | StopRequested)
-            message = f"{type(error).__name__}: {error}".removesuffix(": ")
+            kind = "" if isinstance(error, StopRequested) else f"{type(error).__name__}: "  # nothing went wrong there
+            message = f"{kind}{error}".removesuffix(": ")
             outcome = outcome_of("interrupted" if stopped else "failed", trainer, folder, config, suggested, message)
             reporting.reporters.finish(replace(outcome, patience=_patience(error)))
             with suppress(StorageError):  # perhaps the very reason why it failed; the error itself is what matters

@@ -30,7 +30,7 @@ def trial_line(trial: Trial, *, is_best: bool = False) -> str:
     values = " ".join(f"{labels[key]}={_shown(value)}" for key, value in trial.values.items())
     told = {
         "running": f"started with {values}",
-        "done": f"{number(trial.score)} in {_time(trial)}{', the best so far' if is_best else ''}",
+        "done": f"done: {number(trial.score)} in {_time(trial)}{', the best so far' if is_best else ''}",
         "pruned": f"stopped as hopeless at {trial.agent_step:,} agent steps, {number(trial.score)} in {_time(trial)}",
         "failed": f"failed with {trial.code}: {trial.reason}",
         "stopped": f"saved at {trial.agent_step:,} agent steps",

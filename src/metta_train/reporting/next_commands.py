@@ -61,5 +61,7 @@ def continue_commands(
     if agent_step < total_timesteps:
         return (NextCommand("continue the run", shlex.join(arguments)),)
     arguments = [argument for argument in arguments if argument.lstrip("+").partition("=")[0] != _LENGTH_KEY]
-    arguments.append(f"{_LENGTH_KEY}={2 * total_timesteps}")
+    # A run whose goal was lowered has done more than it.
+    longer = 2 * (total_timesteps if 2 * total_timesteps > agent_step else agent_step)
+    arguments.append(f"{_LENGTH_KEY}={longer}")
     return (NextCommand("train it for twice as long", shlex.join(arguments)),)

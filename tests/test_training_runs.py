@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from metta_train import load_config
+from metta_train.assembly.policy import initial_policy
 from metta_train.training.resources import usable_cores
 from tests.cli.command import Finished, run_program, run_python
 
@@ -183,6 +185,18 @@ def test_a_warm_start_takes_weights_only(reference: Path) -> None:
     )
     assert weights(reference, "warm") == weights(reference, "graph")
     assert metrics(reference, "warm")[0]["metric/agent_step"] == 1536
+
+
+def test_first_weights_are_named_like_every_checkpoint(reference: Path) -> None:
+    def first_weights(uri: str) -> Path | None:
+        return initial_policy(load_config([f"data_dir={reference}", "run=x", f"trainer.initial_policy.uri={uri}"]))
+
+    checkpoint = max((reference / "graph" / "checkpoints").glob("step-*"))
+    assert first_weights("graph") == first_weights("graph:latest") == first_weights(str(checkpoint)) == checkpoint
+    with pytest.raises(ValueError, match=r"uri=grap: no such folder of a checkpoint, and no run 'grap'.* mean graph"):
+        first_weights("grap")
+    with pytest.raises(ValueError, match="graph:1: the run has no checkpoint of that step"):
+        first_weights("graph:1")
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])

@@ -41,6 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("metta-train env=gymnasium env.i", "env.id="),
         ("metta-train env=gymnasium typo=3 env=nope env.r", "env.restart_budget="),
         ("metta-train trainer.simulation.suite=f", "trainer.simulation.suite=forage"),
+        ("metta-train device=", "device=auto device=cpu device=cuda"),
         ("metta-train --dr", "--dry-run"),
         ("metta-train --cfg ", "job"),
         ("metta-train --help trainer.pp", "trainer.ppo."),

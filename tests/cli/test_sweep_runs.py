@@ -50,6 +50,17 @@ def test_a_sweep_goes_on_behind_a_bad_job_and_what_is_done_stays_done(tmp_path: 
     assert "s: 2 jobs, 1 done (1 before, skipped), 1 failed" in again.out.splitlines()
     assert (sweep / "batch_size-768" / "invocations.jsonl").read_text() == written
     assert rows_of(sweep)["s/batch_size-768"] == rows["s/batch_size-768"]
+    assert "to evaluate it" not in done.out + done.err, "what comes next is said once, for all jobs"
+    assert "to draw its curves: metta-runs plot 's/*'" in again.err.splitlines()
+
+    # Another metric changes no training: what is done is compared anew, jobs of earlier starts too.
+    metric = ("objective.metric=losses/entropy", "objective.goal=minimize")
+    compared = metta_train("-m", *SMALL, "run=s", "trainer.batch_size=768", "seed=1", *metric, folder=tmp_path)
+    assert compared.code == DONE, compared.err
+    assert "losses/entropy, mean over the last tenth of each run (lower is better)" in compared.out.splitlines()
+    assert (sweep / "batch_size-768" / "invocations.jsonl").read_text() == written
+    entropies = {run: row["objective"] for run, row in rows_of(sweep).items() if row["state"] == "done"}
+    assert entropies and all(float(entropy) > 1.0 for entropy in entropies.values())
 
 
 def test_each_job_has_a_wandb_run_of_its_own_and_other_settings_are_no_skip(tmp_path: Path) -> None:

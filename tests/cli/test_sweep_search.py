@@ -34,6 +34,9 @@ def test_a_search_finds_prunes_fails_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     first = metta_sweep("space.yaml", "run=t", "--trials", "2", folder=tmp_path)
     assert first.code == DONE, first.err
+    said = first.err.splitlines()
+    assert said[0] == "trial-0000 started with heart_reward=1" and said[1].startswith("trial-0000 done: ")
+    assert "the best so far" not in first.err, "the first is no better than others"
     sweep = tmp_path / "train_dir" / "t"
     with (sweep / "sweep.csv").open() as lines:
         rows = list(csv.DictReader(lines))
@@ -105,6 +108,8 @@ BAD = {
     "ppo run=new --trials 0": "run=new: there is no search of this name in",
     "ppo trainer=smok": "trainer=smok: needs one of gpu, laptop, smoke; did you mean smoke?",
     "ppo hydra.sweep.dir=x": "hydra.sweep.dir=x: has no place in a search",
+    "ppo trainer.optimizer.learning_rate=3": "trainer.optimizer.learning_rate=3: the space searches this key",
+    "ppo objective.goal=minimize": "objective.goal=minimize: has no place in a search",
     "ppo --metod optuna": "unrecognized arguments: --metod",
     "typo.yaml": "parameters.trainer.optimizer.lr",
     "wrong.yaml": "wrong.yaml: parameters.trainer.update_epochs.low=5: needs to be below high=2",

@@ -67,7 +67,8 @@ def test_a_group_an_option_and_a_key(capsys: pytest.CaptureFixture[str]) -> None
     assert "trainer.bptt_horizon=16\n" in text
     assert "trainer.bptt_horizon=64\n" in page(capsys, "trainer=gpu")
     assert "trainer.ppo.clip_coef=0.3\n" in page(capsys, "trainer.ppo", "trainer.ppo.clip_coef=0.3")
-    assert "sweep=" in page(capsys, "sweep") and "eval=forage" in page(capsys, "eval=forage")
+    assert "metta-sweep ppo " in page(capsys, "sweep")
+    assert "metta-eval RUN --suite forage\n" in page(capsys, "eval=forage")
     text = page(capsys, "env=gymnasium")
     assert "env.id=CartPole-v1\n" in text and "env.task" not in text
     text = page(capsys, "env.task", "env=arena")

@@ -104,3 +104,13 @@ def test_outside_of_the_main_thread_nothing_is_taken() -> None:
     thread.start()
     thread.join()
     assert entered == [True]
+
+
+@pytest.mark.parametrize("rows", [0, 15])
+def test_what_ctrl_c_says_stays_above_a_dashboard(rows: int, capfd: pytest.CaptureFixture[str]) -> None:
+    stop = StopRequest()
+    stop.redrawn_rows = rows
+    with stop_on_signals(stop):
+        os.kill(os.getpid(), signal.SIGINT)
+    said = "\nfinishing the update and saving; Ctrl-C again stops now, without saving\n"
+    assert capfd.readouterr().err == said + "\n" * rows

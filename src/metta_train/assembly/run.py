@@ -98,6 +98,7 @@ def train(
         )
         attempt = stack.enter_context(ExitStack())
         trainer = build_trainer(design, folder, checkpoint, reporting, stop, attempt)
+        stop.redrawn_rows = reporting.redrawn_rows
         reporting.reporters.start(header_of(design, folder, trainer.progress))
         rollbacks = 0
         try:

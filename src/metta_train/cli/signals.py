@@ -40,7 +40,7 @@ def stop_on_signals(stop: StopRequest) -> Iterator[None]:
         interrupts += 1
         if interrupts == 1:
             stop.request("Ctrl-C", patient=True)
-            _say("finishing the update and saving; Ctrl-C again stops now, without saving")
+            _say("finishing the update and saving; Ctrl-C again stops now, without saving", stop.redrawn_rows)
         elif interrupts == 2:
             raise KeyboardInterrupt
         else:
@@ -58,7 +58,7 @@ def stop_on_signals(stop: StopRequest) -> Iterator[None]:
             signal.signal(number, before[number])
 
 
-def _say(text: str) -> None:
-    """Straight to the terminal: a handler may not wait for the locks of logging."""
-    message = f"\n{text}\n" if text else ""
+def _say(text: str, redrawn_rows: int = 0) -> None:
+    """Straight to the terminal, a handler may not wait for the locks of logging; a dashboard goes on below the text."""
+    message = f"\n{text}\n" + "\n" * redrawn_rows if text else ""
     os.write(2, (SHOW_CURSOR if sys.stderr.isatty() else b"") + message.encode())

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _REFRESHES_PER_SECOND = 2  # calm to look at, and rendering costs the training little
 _PLAIN_INTERVAL = 10.0  # seconds between lines where nobody watches
+DASHBOARD_ROWS = 15  # which rich goes up before it draws the dashboard again
 _MAX_WIDTH = 116  # a wider dashboard tears labels and values apart
 _WIDE = 100  # from here on there is room for three columns
 _MIN_LIVE_WIDTH = 60

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metta_train.reporting.config import WandbConfig, resolved_mode
-from metta_train.reporting.console import console_reporter, stdout_console
+from metta_train.reporting.console import DASHBOARD_ROWS, LiveConsole, console_reporter, stdout_console
 from metta_train.reporting.jsonl import JsonlReporter
 from metta_train.reporting.reporter import Reporter, Reporters
 from metta_train.reporting.tensorboard import FOLDER as TENSORBOARD_FOLDER
@@ -27,10 +27,12 @@ class RunReporting:
     Attributes:
         reporters: to be started, told and finished by the training.
         wandb: one of them; None without wandb.
+        redrawn_rows: of the terminal, which a dashboard draws again and again; 0 without one.
     """
 
     reporters: Reporters
     wandb: WandbReporter | None
+    redrawn_rows: int = 0
 
     @property
     def wandb_run_id(self) -> str | None:
@@ -72,5 +74,7 @@ def build_reporting(
     if tensorboard:
         reporters.append(TensorBoardReporter(metrics_file.parent / TENSORBOARD_FOLDER))
     # Last: its summary is the last thing on the terminal, after any warning of the others.
-    reporters.append(console_reporter(progress, stdout_console(), environ))
-    return RunReporting(Reporters(reporters), wandb_reporter)
+    console = console_reporter(progress, stdout_console(), environ)
+    reporters.append(console)
+    rows = DASHBOARD_ROWS if isinstance(console, LiveConsole) else 0
+    return RunReporting(Reporters(reporters), wandb_reporter, rows)

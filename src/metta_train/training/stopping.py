@@ -14,9 +14,15 @@ class StopRequested(Exception):  # noqa: N818  # not an error: the run was asked
 
 
 class StopRequest:
-    """Whether, why and how urgently this process was asked to stop."""
+    """Whether, why and how urgently this process was asked to stop.
+
+    Attributes:
+        redrawn_rows: of the terminal above the cursor, which a dashboard will draw again; who says something to the
+            person there leaves room for it.
+    """
 
     def __init__(self) -> None:
+        self.redrawn_rows = 0
         self._reason: str | None = None
         self._deadline = math.inf
 

@@ -177,6 +177,29 @@ def test_workers_die_with_a_killed_trainer(fault: str, then: str) -> None:
     assert not after - before
 
 
+STUCK = """
+import os, subprocess, sys
+child = (
+    "import os, threading; from metta_train.envs.worker_process import end_without; "
+    "threading.Thread(target=end_without, args=(os.getppid(),), daemon=True).start(); print(1, flush=True); "
+    "exec('while True: pass')"
+)
+process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+process.stdout.readline()
+print(process.pid, flush=True)
+process.wait()
+"""
+
+
+def test_where_no_signal_tells_of_it_a_busy_worker_sees_that_its_trainer_is_gone() -> None:
+    with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        assert alive(child)
+        process.kill()
+    assert_all_end((child,))
+
+
 def test_a_trainer_that_fails_without_closing_ends_and_leaves_no_workers() -> None:
     process, pids = run_trainer("none", "raise RuntimeError('trainer')")
     with process:

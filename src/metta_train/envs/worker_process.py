@@ -9,6 +9,8 @@ import ctypes
 import os
 import signal
 import sys
+import threading
+import time
 import traceback
 from mmap import mmap
 from multiprocessing.connection import Connection
@@ -29,6 +31,7 @@ from metta_train.envs.worker_messages import (
 )
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PARENT_CHECK_SECONDS = 1.0
 
 
 def main() -> None:
@@ -49,8 +52,17 @@ def _die_with(parent: int) -> None:
     """Between messages the end of the connection tells; this also ends a worker that is busy or stuck."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        threading.Thread(target=end_without, args=(parent,), daemon=True).start()
     if os.getppid() != parent:
         sys.exit("the trainer is gone")
+
+
+def end_without(parent: int) -> None:
+    """Ends this process once its parent is another one, where no signal tells of its death."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_CHECK_SECONDS)
+    os._exit(1)
 
 
 def _serve(trainer: Connection, memory: mmap) -> None:

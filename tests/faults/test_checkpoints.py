@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import json
 import os
 import random
 import re
@@ -126,6 +127,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_is_used(data_dir: P
     assert again.code == 0, again.err
     assert "does not have the SHA-256" in again.err and "continuing from the older checkpoint" in again.err
     assert (folder / "checkpoints" / "step-000000001536.corrupt-1").is_dir()
+    started = [json.loads(line)["resumed_from"] for line in (folder / "invocations.jsonl").read_text().splitlines()]
+    assert started == [None, "step-000000001152"]
     assert_same_run(data_dir, "damaged", "whole")
 
 

@@ -5,12 +5,8 @@ Nothing here imports torch, so a worker starts fast and stays small.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import sys
-import threading
-import time
 import traceback
 from mmap import mmap
 from multiprocessing.connection import Connection
@@ -30,15 +26,11 @@ from metta_train.envs.worker_messages import (
     WorkerReady,
 )
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-PARENT_CHECK_SECONDS = 1.0
-
 
 def main() -> None:
     """Serve until the trainer closes its end of the connection, or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
-    connection, memory, parent = (int(argument) for argument in sys.argv[2:5])
-    _die_with(parent)
+    connection, memory = (int(argument) for argument in sys.argv[2:4])
     with Connection(connection) as trainer:
         try:
             _serve(trainer, SharedBlock.open(memory))
@@ -46,23 +38,6 @@ def main() -> None:
             return  # the trainer is done with us, or gone
         except Exception:  # whatever it is, the trainer shall show it
             trainer.send(WorkerFailed(traceback.format_exc()))
-
-
-def _die_with(parent: int) -> None:
-    """Between messages the end of the connection tells; this also ends a worker that is busy or stuck."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    else:
-        threading.Thread(target=end_without, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:
-        sys.exit("the trainer is gone")
-
-
-def end_without(parent: int) -> None:
-    """Ends this process once its parent is another one, where no signal tells of its death."""
-    while os.getppid() == parent:
-        time.sleep(PARENT_CHECK_SECONDS)
-    os._exit(1)
 
 
 def _serve(trainer: Connection, memory: mmap) -> None:

@@ -39,9 +39,12 @@ KILL_SECONDS = 0.5  # for a dying process to be gone
 CHECK_SECONDS = 0.25  # between two looks at whether the trainer was asked to stop
 FROZEN_SECONDS = 1.0  # a wait that takes so much longer than asked was no wait
 
-# A worker finds the same code as the trainer, whose sys.path it gets.
+# A worker finds the same code as the trainer, whose sys.path it gets. Its imports take seconds on a busy machine, so
+# whose death it shares is settled before them.
 BOOTSTRAP = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from metta_train.envs.worker_process import main; main()"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from metta_train.envs.parent_death import die_with; die_with(int(sys.argv[4])); "
+    "from metta_train.envs.worker_process import main; main()"
 )
 
 # One thread per worker: the numeric libraries would otherwise start one per core in each.

@@ -2,7 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+TEST_PROCESSES ?= 2
 BIN := $(VENV)/bin
+# A file of tests stays in one process, which makes what its tests share once. ARGS="-n 0" undoes it, for --pdb and -s.
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # pyright comes whole from its package; it need not ask the network for a newer one.
@@ -21,7 +24,7 @@ train: $(VENV)/.installed  ## install, then train agent=fast with the default co
 	$(BIN)/metta-train $(if $(findstring agent=,$(ARGS)),,agent=fast) $(ARGS)
 
 test: $(VENV)/.installed-dev  ## install, then run the tests (ARGS goes to pytest)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 faults: $(VENV)/.installed-dev  ## break runs in every way of docs/reliability.md and print what survived (half an hour)
 	$(BIN)/python -m pytest tests/faults -m "slow or not slow" --durations=5 $(ARGS)
@@ -31,7 +34,7 @@ check: $(VENV)/.installed-dev  ## format, lint, types, import contracts and test
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 format: $(VENV)/.installed-dev  ## format the code and mend what ruff can mend
 	$(BIN)/ruff format .

@@ -31,21 +31,17 @@ from time import perf_counter, process_time
 from typing import Any, ParamSpec, TypeVar
 from unittest.mock import patch
 
-from metta_train.cli.thread_settings import set_thread_defaults
-
-set_thread_defaults()
-
-from benchmark_parts.machine import describe_machine  # noqa: E402  # torch reads the settings when it is imported
-from benchmark_parts.unprotected import train_unprotected  # noqa: E402
-from benchmark_parts.workload import ENDLESS, plan_of  # noqa: E402
-from metta_train import load_config  # noqa: E402
-from metta_train.assembly.run import train  # noqa: E402
-from metta_train.envs.episode_log import EpisodeLog  # noqa: E402
-from metta_train.envs.logged_vector import LoggedVectorEnv  # noqa: E402
-from metta_train.training import update  # noqa: E402
-from metta_train.training.checkpoint_writer import CheckpointWriter  # noqa: E402
-from metta_train.training.run_folder import RunFolder  # noqa: E402
-from metta_train.training.training_state import TrainingState  # noqa: E402
+from benchmark_parts.machine import describe_machine
+from benchmark_parts.unprotected import train_unprotected
+from benchmark_parts.workload import ENDLESS, plan_of
+from metta_train import load_config
+from metta_train.assembly.run import train
+from metta_train.envs.episode_log import EpisodeLog
+from metta_train.envs.logged_vector import LoggedVectorEnv
+from metta_train.training import update
+from metta_train.training.checkpoint_writer import CheckpointWriter
+from metta_train.training.run_folder import RunFolder
+from metta_train.training.training_state import TrainingState
 
 WARM_UP = 3  # epochs of each before the first group
 # What can be timed by itself, as a second way to the same number.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -10,6 +11,16 @@ from hypothesis import settings
 # A loaded machine must not fail a test, and a failure must come again on the next run.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
+
+# Two test processes on two cores: a second thread of one would only wait for the other. Read by the libraries that are
+# loaded after this.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts `command &` with SIGINT ignored, nohup with SIGHUP, and programs that the tests start would inherit it.
+# What is caught here is not ignored there.
+for number in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, lambda number, frame: None)
 
 FOREIGN = ("DATA_DIR", "HYDRA_", "METTA_", "WANDB_")
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.cli.command import Finished, metta_train
 
 # Endings inside segments, several segments per row, moving schedules, weight operations.
 SETTINGS = [
@@ -28,13 +27,9 @@ SOONER, LATER = 1536, 3072
 FILES = ("model.safetensors", "optimizer.safetensors", "state.safetensors")
 
 
-def train(data_dir: Path, agent: str, steps: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "DATA_DIR": str(data_dir), "OMP_NUM_THREADS": "1"}
+def train(data_dir: Path, agent: str, steps: int, *arguments: str) -> Finished:
     goal = f"trainer.total_timesteps={steps}"
-    command = [sys.executable, "-m", "metta_train", agent, *SETTINGS, goal, *arguments]
-    return subprocess.run(
-        command, env=environment, cwd=data_dir, capture_output=True, text=True, timeout=280, check=False
-    )
+    return metta_train(agent, *SETTINGS, goal, *arguments, folder=data_dir, DATA_DIR=str(data_dir))
 
 
 def content(data_dir: Path, steps: int) -> list[bytes]:
@@ -49,7 +44,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for agent in ("agent=fast", "py_agent=fast"):
         folders[agent] = tmp_path_factory.mktemp("begun")
         result = train(folders[agent], agent, SOONER)
-        assert result.returncode == 0, result.stderr[-2000:]
+        assert result.code == 0, result.err[-2000:]
     return folders
 
 
@@ -60,8 +55,8 @@ def test_a_run_that_changes_hands_is_byte_identical_to_one_that_does_not(
     stays, changes = (shutil.copytree(begun[first], tmp_path / name) for name in ("stays", "changes"))
     for data_dir, agent in ((stays, first), (changes, second)):
         result = train(data_dir, agent, LATER)
-        assert result.returncode == 0, result.stderr[-2000:]
-        assert "continuing from" in result.stderr
+        assert result.code == 0, result.err[-2000:]
+        assert "continuing from" in result.err
     assert content(stays, LATER) == content(changes, LATER)
     assert content(stays, LATER)[0] != content(stays, SOONER)[0]
 
@@ -70,8 +65,8 @@ def test_an_agent_that_is_another_network_cannot_continue_a_run(begun: dict[str,
     data_dir = shutil.copytree(begun["py_agent=fast"], tmp_path / "data")
     config = (data_dir / "x" / "config.yaml").read_bytes()
     result = train(data_dir, "agent=fast", LATER, "agent.components.critic_1.nonlinearity=nn.ReLU")
-    assert result.returncode == 2
-    lines = [line for line in result.stderr.splitlines() if "another network" in line]
+    assert result.code == 2
+    lines = [line for line in result.err.splitlines() if "another network" in line]
     assert len(lines) == 1 and "likely cause: relu instead of tanh after critic_1" in lines[0]
     assert (data_dir / "x" / "config.yaml").read_bytes() == config
     assert not (data_dir / "x" / "checkpoints" / f"step-{LATER:012d}").exists()

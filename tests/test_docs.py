@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.cli.command import run_program
 
 REPOSITORY = Path(__file__).parent.parent
 PAGES = sorted([*(REPOSITORY / "docs").glob("*.md"), REPOSITORY / "README.md"])
@@ -18,11 +18,14 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 # Shown in docs with a full-size run behind them; here they train for seconds. `make` is tried by hand in a clean clone.
 QUICK = ["trainer=smoke"]
 SHORT_EPISODES = {
+    "resume": ["env.max_steps=20"],
     "runs": ["env.max_steps=20"],
     "play": ["env.max_steps=20"],
     "sweeps": ["env.max_steps=16"],
+    "tour": ["env.max_steps=20"],
 }  # pages whose commands need runs in which episodes ended
 FEW_TRIALS = 3  # of a search
+FEW_STEPS = 3072  # of a training that the page gives a length
 PROGRAMS = {
     "metta-train": "metta_train",
     "metta-eval": "metta_train.cli.eval",
@@ -32,6 +35,7 @@ PROGRAMS = {
     "metta-runs": "metta_train.cli.runs",
     "metta-sweep": "metta_train.cli.sweep_search",
 }
+LENGTH = "trainer.total_timesteps="
 NOT_RUN = ("make ", "git ", "pip ", "cd ", "eval ", "python scripts/", "scripts/")
 
 
@@ -63,6 +67,14 @@ def test_links_between_pages_lead_somewhere() -> None:
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
+def test_shell_blocks_are_what_a_shell_understands() -> None:
+    for page in PAGES:
+        for language, text in blocks(page):
+            if language in ("sh", "bash"):
+                read = subprocess.run(["bash", "-n"], input=text, capture_output=True, text=True, check=False)
+                assert read.returncode == 0 and not read.stderr, f"{page.name}: {read.stderr}"
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if shown_commands(p)], ids=lambda p: p.stem)
 def test_shown_files_and_commands_work(page: Path, tmp_path: Path) -> None:
     """In a copy of the source, with every file that the page shows put where its first line says."""
@@ -72,32 +84,18 @@ def test_shown_files_and_commands_work(page: Path, tmp_path: Path) -> None:
         path = re.match(r"(?:# @package _global_\n)?# ((?:src|conf)/\S+)\n", text)
         if language in ("python", "yaml") and path:
             (tmp_path / path[1]).write_text(text)
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(tmp_path / "src"),
-        "DATA_DIR": str(tmp_path / "runs"),
-        "OMP_NUM_THREADS": "1",
-        "WANDB_MODE": "offline",
-        "COLUMNS": "120",
-    }
+    environment = {"DATA_DIR": str(tmp_path / "runs"), "WANDB_MODE": "offline", "COLUMNS": "120"}
     for command in shown_commands(page):
         program, *arguments = shlex.split(command, comments=True)
         module = PROGRAMS.get(program)
         assert module is not None, f"{page.name} shows a program that no test knows: {command}"
         if program == "metta-sweep":
             arguments = [str(min(int(word), FEW_TRIALS)) if word.isdigit() else word for word in arguments]
+        arguments = [f"{LENGTH}{FEW_STEPS}" if word.startswith(LENGTH) else word for word in arguments]
         trains = module == "metta_train" or (program == "metta-sweep" and "=" not in arguments[0])
         if trains and not {"--help", "--cfg", "--version"} & set(arguments):
             arguments += [a for a in QUICK if not any(given.startswith("trainer=") for given in arguments)]
             arguments += SHORT_EPISODES.get(page.stem, [])
             arguments += [] if any(given.startswith("wandb=") for given in arguments) else ["wandb=off"]
-        result = subprocess.run(
-            [sys.executable, "-m", module, *arguments],
-            env=environment,
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            timeout=280,
-            check=False,
-        )
-        assert result.returncode == 0, f"{command}\n{result.stderr[-2000:]}"
+        done = run_program(["-m", module, *arguments], tmp_path, tmp_path / "src", **environment)
+        assert done.code == 0, f"{command}\n{done.err[-2000:]}"

@@ -1,4 +1,4 @@
-"""docs/parity.md: its worked example really goes as the page says."""
+"""docs/parity.md and docs/port-a-policy.md: the worked example really goes as the pages say."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import re
 import shlex
 from pathlib import Path
 
-from tests.cli.command import REPOSITORY, run_python
+from tests.cli.command import REPOSITORY, run_program, run_python
 
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PAGES = ("port-a-policy.md", "parity.md")
 FILES = ("mine/ported.py", "names.yaml", "spec.yaml")
 
 
@@ -27,10 +28,11 @@ def repaired(source: str, diff: str) -> str:
     return source.replace(old, new)
 
 
-def test_the_page_shows_what_happens(tmp_path: Path) -> None:
+def test_the_pages_show_what_happens(tmp_path: Path) -> None:
     shown = 0
     (tmp_path / "mine").mkdir()
-    for language, text in FENCE.findall((REPOSITORY / "docs" / "parity.md").read_text()):
+    pages = "\n".join((REPOSITORY / "docs" / name).read_text() for name in PAGES)
+    for language, text in FENCE.findall(pages):
         if text.startswith("# ") and text.splitlines()[0][2:] in FILES:
             (tmp_path / text.splitlines()[0][2:]).write_text(text)
         elif language == "diff":
@@ -40,7 +42,7 @@ def test_the_page_shows_what_happens(tmp_path: Path) -> None:
             command, *output = text.splitlines()
             program, *arguments = shlex.split(command.removeprefix("$ "))
             assert program == "metta-parity"
-            done = run_python(["-m", "metta_train.cli.parity", *arguments], tmp_path)
+            done = run_program(["-m", "metta_train.cli.parity", *arguments], tmp_path)
             assert str(done.code) == output[-1], f"{command}\n{done.err}"
             assert telling_lines(done.out) == telling_lines("\n".join(output)), command
             assert telling_lines(done.out), command

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-TRAIN = [sys.executable, "-m", "metta_train"]
+from metta_train import load_config
+from metta_train.assembly.policy import initial_policy
+from metta_train.training.resources import usable_cores
+from tests.cli.command import Finished, run_program, run_python
+
 SMOKE = ["trainer=smoke", "wandb=off", "seed=3"]
 # Several segments per row, endings inside segments (episodes of 20 steps, the first ones shorter), moving schedules.
 BUSY = [
@@ -23,14 +25,14 @@ BUSY = [
 ]
 
 
-def train(data_dir: Path, *arguments: str, threads: int = 1) -> subprocess.CompletedProcess[str]:
+def train(
+    data_dir: Path, *arguments: str, program: Callable[..., Finished] = run_program, threads: int = 1
+) -> Finished:
     """Run `metta-train` and insist that it succeeds."""
-    environment = {**os.environ, "DATA_DIR": str(data_dir), "OMP_NUM_THREADS": str(threads), "WANDB_MODE": "offline"}
-    result = subprocess.run(
-        [*TRAIN, *arguments], env=environment, cwd=data_dir, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert result.returncode == 0, result.stderr[-3000:]
-    return result
+    environ = {"DATA_DIR": str(data_dir), "OMP_NUM_THREADS": str(threads), "WANDB_MODE": "offline"}
+    done = program(["-m", "metta_train", *arguments], data_dir, **environ)
+    assert done.code == 0, done.err[-3000:]
+    return done
 
 
 def weights(data_dir: Path, run: str) -> bytes:
@@ -52,9 +54,9 @@ def timeless(records: list[dict[str, float]]) -> list[dict[str, float]]:
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data_dir with the run `graph`, trained with agent=fast."""
+    """A data_dir with the run `graph`, trained with agent=fast in a process that shares nothing with the others."""
     data_dir = tmp_path_factory.mktemp("runs")
-    train(data_dir, "agent=fast", "run=graph", *SMOKE, *BUSY)
+    train(data_dir, "agent=fast", "run=graph", *SMOKE, *BUSY, program=run_python)
     return data_dir
 
 
@@ -62,6 +64,16 @@ def test_both_fast_agents_train_to_the_same_bytes(reference: Path) -> None:
     train(reference, "py_agent=fast", "run=hand", *SMOKE, *BUSY)
     assert weights(reference, "hand") == weights(reference, "graph")
     assert timeless(metrics(reference, "hand")) == timeless(metrics(reference, "graph"))
+
+
+@pytest.mark.skipif(usable_cores() < 2, reason="the threads of the learner are no more than the cores")
+def test_two_threads_train_both_agents_to_the_same_bytes(tmp_path: Path) -> None:
+    for agent, run in (("agent=fast", "graph"), ("py_agent=fast", "hand")):
+        arguments = [agent, f"run={run}", *SMOKE, *BUSY, "trainer.minibatch_size=768"]
+        done = train(tmp_path, *arguments, program=run_python, threads=2)
+        assert "2 threads" in done.err + done.out
+    assert weights(tmp_path, "hand") == weights(tmp_path, "graph")
+    assert timeless(metrics(tmp_path, "hand")) == timeless(metrics(tmp_path, "graph"))
 
 
 def test_the_same_seed_trains_to_the_same_bytes_and_another_one_does_not(reference: Path) -> None:
@@ -108,7 +120,7 @@ def test_the_same_name_continues_from_the_newest_checkpoint(reference: Path) -> 
     records = metrics(reference, "long")
     assert [record["metric/agent_step"] for record in records] == [1536, 3072, 4608, 6144]
     assert [record["metric/epoch"] for record in records] == [1, 2, 3, 4]
-    assert "continu" in result.stderr
+    assert "continu" in result.err
     assert len((reference / "long" / "invocations.jsonl").read_text().splitlines()) == 2
 
 
@@ -116,7 +128,7 @@ def test_a_finished_run_has_nothing_left_to_do(reference: Path) -> None:
     before = weights(reference, "graph"), (reference / "graph" / "metrics.jsonl").read_bytes()
     result = train(reference, "agent=fast", "run=graph", *SMOKE, *BUSY)
     assert (weights(reference, "graph"), (reference / "graph" / "metrics.jsonl").read_bytes()) == before
-    assert "trainer.total_timesteps=9216" in result.stdout  # the command that would go on
+    assert "trainer.total_timesteps=9216" in result.out  # the command that would go on
 
 
 def test_the_originals_mini_training_line(tmp_path: Path) -> None:
@@ -175,10 +187,24 @@ def test_a_warm_start_takes_weights_only(reference: Path) -> None:
     assert metrics(reference, "warm")[0]["metric/agent_step"] == 1536
 
 
+def test_first_weights_are_named_like_every_checkpoint(reference: Path) -> None:
+    def first_weights(uri: str) -> Path | None:
+        return initial_policy(load_config([f"data_dir={reference}", "run=x", f"trainer.initial_policy.uri={uri}"]))
+
+    checkpoint = max((reference / "graph" / "checkpoints").glob("step-*"))
+    assert first_weights("graph") == first_weights("graph:latest") == first_weights(str(checkpoint)) == checkpoint
+    with pytest.raises(ValueError, match=r"uri=grap: no such folder of a checkpoint, and no run 'grap'.* mean graph"):
+        first_weights("grap")
+    with pytest.raises(ValueError, match="graph:1: the run has no checkpoint of that step"):
+        first_weights("graph:1")
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize("setting", ["trainer.prioritized_experience_replay.prio_alpha=0.6", "trainer.precision=bf16"])
 def test_other_ways_to_train_run_to_the_end(tmp_path: Path, optimizer: str, setting: str) -> None:
-    train(tmp_path, "agent=fast", "run=x", *SMOKE, *BUSY, f"trainer.optimizer.type={optimizer}", setting)
+    """One epoch: a CPU that knows no bfloat16 multiplies in it ten times slower, and torch's Muon always does."""
+    arguments = [*SMOKE, *BUSY, "trainer.total_timesteps=1536", f"trainer.optimizer.type={optimizer}", setting]
+    train(tmp_path, "agent=fast", "run=x", *arguments)
     assert metrics(tmp_path, "x")[-1]["losses/entropy"] > 0
 
 

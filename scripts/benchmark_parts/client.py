@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import IO, Self
 
 from benchmark_parts.workload import Workload
-from metta_train.cli.thread_settings import SPIN_COUNT
 
 SCRIPTS = Path(__file__).parents[1]
 
@@ -40,8 +39,6 @@ class ArmProcess:
             "OMP_NUM_THREADS": str(threads),
             "PYTHONPATH": os.pathsep.join([str(SCRIPTS), os.environ.get("PYTHONPATH", "")]),
         }
-        if name == "ours":
-            environment.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)  # as metta-train does
         self._log = log
         with log.open("w") as errors:
             self._process = subprocess.Popen(

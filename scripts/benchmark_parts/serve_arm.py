@@ -18,7 +18,6 @@ def main() -> None:
     os.dup2(2, 1)  # whatever an arm prints is no answer
     import psutil
 
-    # As metta-train sets it before torch is imported.
     from benchmark_parts.arms import build_arm
     from benchmark_parts.workload import Workload
 

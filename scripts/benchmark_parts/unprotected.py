@@ -32,6 +32,7 @@ from metta_train.run_config import RunConfig
 from metta_train.specs.records import EpisodeRecord, EpochRecord
 from metta_train.training import update
 from metta_train.training.rollout import RolloutCollector
+from metta_train.training.row_threads import RowThreads
 from metta_train.training.run_folder import RunFolder
 from metta_train.training.stopping import StopRequest
 from metta_train.training.trainer import Trainer, TrainingPlan
@@ -111,6 +112,7 @@ def _trainer(design: Design, folder: RunFolder, stack: ExitStack) -> Trainer:
             trainer.update_epochs,
             config.chosen_agent.clip_range,
             state.generators[MINIBATCHES],
+            threads=RowThreads(plan.learner_threads),
         ),
         schedules=design.schedules,
         reporters=reporting.reporters,

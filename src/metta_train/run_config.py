@@ -17,6 +17,7 @@ from metta_train.reporting.config import WandbConfig
 from metta_train.specs.config_errors import ConfigError, describe, is_open, json_schema, key_path, shown, unknown_key
 from metta_train.specs.config_model import ConfigModel
 from metta_train.specs.config_origin import SHIPPED, ConfigOrigin
+from metta_train.sweeps.config import ObjectiveConfig
 from metta_train.training.config import TrainerConfig
 from metta_train.training.run_folder import validate_run_name
 from metta_train.training.schedules import Schedules
@@ -65,6 +66,7 @@ class RunConfig(ConfigModel):
     env: EnvConfig
     trainer: TrainerConfig
     wandb: WandbConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
     tensorboard: bool
     """Event files for TensorBoard in <run>/tensorboard; needs the extra tensorboard."""
     suite: EvaluationSuite | None = None  # composed; nobody writes it into a configuration

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from metta_train.cli.compose import ConfigSource
 from metta_train.cli.config_source import conf_folder
 from metta_train.cli.exit_codes import DONE
 from metta_train.cli.train import _parse
-from tests.cli.command import REPOSITORY, Finished, metta_train
+from tests.cli.command import REPOSITORY, Finished, run_python
 
 SOURCE = ConfigSource(conf_folder())
 
@@ -42,6 +41,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("metta-train env=gymnasium env.i", "env.id="),
         ("metta-train env=gymnasium typo=3 env=nope env.r", "env.restart_budget="),
         ("metta-train trainer.simulation.suite=f", "trainer.simulation.suite=forage"),
+        ("metta-train device=", "device=auto device=cpu device=cuda"),
         ("metta-train --dr", "--dry-run"),
         ("metta-train --cfg ", "job"),
         ("metta-train --help trainer.pp", "trainer.ppo."),
@@ -91,30 +91,26 @@ def test_the_options_are_those_that_exist() -> None:
 
 
 def query(folder: Path, shell: str, line: str) -> Finished:
-    done = metta_train("-sc", f"query={shell}", folder=folder, COMP_LINE=line, COMP_POINT=str(len(line)))
+    arguments = ["-m", "metta_train", "-sc", f"query={shell}"]
+    done = run_python(arguments, folder, COMP_LINE=line, COMP_POINT=str(len(line)))
     assert done.code == DONE and done.err == ""
     return done
 
 
-def test_shells_get_words_as_they_want_them_in_less_than_a_second(tmp_path: Path) -> None:
+def test_shells_get_words_as_they_want_them_and_quickly(tmp_path: Path) -> None:
     for shell, text in (
         ("bash", "agent=fast agent=mlp\n"),
         ("zsh", "agent=fast agent=mlp\n"),
         ("fish", "agent=fast\nagent=mlp\n"),
     ):
         assert query(tmp_path, shell, "metta-train agent=").out == text
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        query(tmp_path, "bash", "metta-train trainer.")
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1.5, seconds  # 0.5 on an idle machine
+    assert query(tmp_path, "bash", "metta-train trainer.").processor_seconds < 3  # 0.5 to 0.9
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("shell", ["bash", "fish", "zsh"])
 def test_every_shell_can_be_told_how_to_ask(shell: str, tmp_path: Path) -> None:
-    done = metta_train("-sc", f"install={shell}", folder=tmp_path)
+    done = run_python(["-m", "metta_train", "-sc", f"install={shell}"], tmp_path)
     assert done.code == DONE and "query=" in done.out and "complet" in done.out
 
 
@@ -138,7 +134,7 @@ def test_in_a_real_bash(tmp_path: Path) -> None:
         env={"PATH": f"{program.parent}:/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert done.returncode == 0 and done.stderr == ""

@@ -136,3 +136,8 @@ def test_load_config_leaves_hydra_to_its_host() -> None:
 def test_errors_are_value_errors() -> None:
     with pytest.raises(ValueError, match=r"trainer.batchsize=1: unknown key; did you mean trainer.batch_size"):
         load_config(["trainer.batchsize=1"])
+
+
+def test_a_group_misspelt_is_no_new_key() -> None:
+    with pytest.raises(ConfigError, match=re.escape("+experimant=original: unknown key; did you mean experiment?")):
+        load_config(["+experimant=original"])

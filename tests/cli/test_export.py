@@ -25,7 +25,7 @@ from metta_train.envs.mettagrid import MAX_MAP_SEED, MAX_SIMULATOR_SEED, MettaGr
 from metta_train.export.policy_file import read_document, read_policy
 from metta_train.specs.random_streams import derived_seed
 from metta_train.training import checkpoints
-from tests.cli.command import REPOSITORY, Finished, run_python
+from tests.cli.command import REPOSITORY, Finished, run_program, run_python
 from tests.export.random_steps import same_steps
 from tests.fakes.run_folders import write_run
 
@@ -46,7 +46,7 @@ BOLD = 2.0  # after so little training the best action is everywhere the same on
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data_dir with the runs `mine`, `sweep/0` (py_agent) and `pole`."""
     data_dir = tmp_path_factory.mktemp("export") / "runs"
-    done = run_python(["-c", TRAIN, str(data_dir)], data_dir.parent)
+    done = run_program(["-c", TRAIN, str(data_dir)], data_dir.parent)
     assert done.code == 0, done.err
     for run in ("mine", "sweep/0"):
         saved = checkpoints.newest_good(data_dir / run / "checkpoints")

@@ -217,30 +217,30 @@ def watching(trained: Path, *arguments: str, **environ: str) -> Child:
 
 
 def test_watching_on_a_terminal(trained: Path) -> None:
-    child = watching(trained)
-    child.read_until("step 0 of 20")
-    child.press(" .v?")
-    child.read_until("this help")
-    child.press("x\x1b[F")  # end
-    child.read_until("the end")
-    child.press("q")
-    assert child.wait() == 0
-    seen, _, after = child.text.rpartition(LEAVE)
-    assert "forage, episode 1, actions sampled" in seen and ">move" in seen.replace(">noop", ">move")
-    assert re.fullmatch(r"episode 1: 20 steps, reward .*\r\n", after) and child.cooked()
+    with watching(trained) as child:
+        child.read_until("step 0 of 20")
+        child.press(" .v?")
+        child.read_until("this help")
+        child.press("x\x1b[F")  # end
+        child.read_until("the end")
+        child.press("q")
+        assert child.wait() == 0
+        seen, _, after = child.text.rpartition(LEAVE)
+        assert "forage, episode 1, actions sampled" in seen and ">move" in seen.replace(">noop", ">move")
+        assert re.fullmatch(r"episode 1: 20 steps, reward .*\r\n", after) and child.cooked()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_the_terminal_survives_signals(trained: Path, number: signal.Signals, code: int) -> None:
-    child = watching(trained, NO_COLOR="1")
-    child.read_until("step 1 of 20")
-    assert "38;5;" not in child.text and "48;5;" not in child.text
-    os.kill(child.pid, number)
-    assert child.wait() == code
-    assert LEAVE in child.text and child.cooked()
+    with watching(trained, NO_COLOR="1") as child:
+        child.read_until("step 1 of 20")
+        assert "38;5;" not in child.text and "48;5;" not in child.text
+        os.kill(child.pid, number)
+        assert child.wait() == code
+        assert LEAVE in child.text and child.cooked()
 
 
 def test_dumb_terminals_get_the_log(trained: Path) -> None:
-    child = watching(trained, "--steps", "2", TERM="dumb")
-    assert child.wait() == 0
-    assert "\x1b" not in child.text and "episode 1: 2 steps" in child.text
+    with watching(trained, "--steps", "2", TERM="dumb") as child:
+        assert child.wait() == 0
+        assert "\x1b" not in child.text and "episode 1: 2 steps" in child.text

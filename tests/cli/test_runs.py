@@ -118,7 +118,7 @@ def test_a_reader_that_has_enough_is_no_error(data_dir: Path) -> None:
     )
     assert process.stdout is not None and process.stderr is not None
     process.stdout.close()
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=120) == 0
     assert process.stderr.read() == b""
     process.stderr.close()
 

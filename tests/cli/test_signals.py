@@ -76,7 +76,7 @@ with stop_on_signals(StopRequest()):
     os.kill(os.getpid(), signal.SIGINT)
     print("still here")
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert (done.returncode, done.stdout) == (130, "")
 
 

@@ -32,6 +32,23 @@ def test_every_value_is_in_a_sampled_job() -> None:
     assert sample_jobs([]) == [[]]
 
 
+def test_a_range_without_values_is_refused() -> None:
+    with pytest.raises(ConfigError, match=re.escape("seed=range(0,0): holds no value")):
+        sample_jobs(["trainer=smoke", "seed=range(0,0)"])
+
+
+@pytest.mark.parametrize(
+    ("override", "reason"),
+    [
+        ("objective.metric=a,b", "all runs of a sweep are compared by one metric"),
+        ("objective.goal=min", "needs one of maximize, minimize; did you mean minimize?"),
+    ],
+)
+def test_a_sweep_has_one_objective(override: str, reason: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"{override}: {reason}")):
+        plan_sweep(["run=s", "seed=1,2", override], SOURCE)
+
+
 def test_the_run_names_the_sweep(tmp_path: Path) -> None:
     sweep = plan_sweep(["run=mine", "seed=1,2", f"data_dir={tmp_path}"], SOURCE)
     assert (sweep.name, sweep.data_dir) == ("mine", tmp_path)

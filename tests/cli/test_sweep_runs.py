@@ -6,15 +6,13 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from metta_train.cli.exit_codes import BAD_USAGE, DONE, PREEMPTED
-from tests.cli.command import REPOSITORY, metta_train
+from tests.cli.command import metta_train, run_python, running
 
 SMALL = ("trainer=smoke", "trainer.total_timesteps=1536", "env.max_steps=16", "wandb=off")
 
@@ -52,6 +50,17 @@ def test_a_sweep_goes_on_behind_a_bad_job_and_what_is_done_stays_done(tmp_path: 
     assert "s: 2 jobs, 1 done (1 before, skipped), 1 failed" in again.out.splitlines()
     assert (sweep / "batch_size-768" / "invocations.jsonl").read_text() == written
     assert rows_of(sweep)["s/batch_size-768"] == rows["s/batch_size-768"]
+    assert "to evaluate it" not in done.out + done.err, "what comes next is said once, for all jobs"
+    assert "to draw its curves: metta-runs plot 's/*'" in again.err.splitlines()
+
+    # Another metric changes no training: what is done is compared anew, jobs of earlier starts too.
+    metric = ("objective.metric=losses/entropy", "objective.goal=minimize")
+    compared = metta_train("-m", *SMALL, "run=s", "trainer.batch_size=768", "seed=1", *metric, folder=tmp_path)
+    assert compared.code == DONE, compared.err
+    assert "losses/entropy, mean over the last tenth of each run (lower is better)" in compared.out.splitlines()
+    assert (sweep / "batch_size-768" / "invocations.jsonl").read_text() == written
+    entropies = {run: row["objective"] for run, row in rows_of(sweep).items() if row["state"] == "done"}
+    assert entropies and all(float(entropy) > 1.0 for entropy in entropies.values())
 
 
 def test_each_job_has_a_wandb_run_of_its_own_and_other_settings_are_no_skip(tmp_path: Path) -> None:
@@ -73,7 +82,7 @@ def test_each_job_has_a_wandb_run_of_its_own_and_other_settings_are_no_skip(tmp_
 def test_jobs_of_a_launcher_tell_how_they_ended(launcher: str, tmp_path: Path) -> None:
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher" if launcher == "joblib" else "submitit")
     line = ("-m", *SMALL, "run=s", "seed=1", f"hydra/launcher={launcher}")
-    done = metta_train(*line, "agent.clip_range=0,-1", folder=tmp_path)
+    done = run_python(["-m", "metta_train", *line, "agent.clip_range=0,-1"], tmp_path)
     assert done.code == BAD_USAGE, done.err
     assert "s: 2 jobs, 1 done, 1 failed" in done.out.splitlines()
     rows = rows_of(tmp_path / "train_dir" / "s")
@@ -102,22 +111,14 @@ def test_ctrl_c_saves_every_job_and_starts_no_other(launcher: tuple[str, ...], t
     if launcher:
         pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     endless = ("trainer=smoke", "trainer.total_timesteps=10000000", "wandb=off", "run=s", "seed=1,2,3")
-    with subprocess.Popen(
-        [sys.executable, "-m", "metta_train", "-m", *endless, *launcher],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        running, deadline = 2 if launcher else 1, time.monotonic() + 60
+    with running("-m", "metta_train", "-m", *endless, *launcher, folder=tmp_path) as process:
+        begun, deadline = 2 if launcher else 1, time.monotonic() + 120
         sweep = tmp_path / "train_dir" / "s"
-        while len(list(sweep.glob("*/checkpoints/step-*"))) < running:
+        while len(list(sweep.glob("*/checkpoints/step-*"))) < begun:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=120)
     assert process.returncode == PREEMPTED, out
     assert "s: 3 jobs, 3 stopped" in out
     if launcher != ("hydra/launcher=submitit_local",):  # which starts all jobs at once

@@ -8,15 +8,13 @@ import os
 import re
 import shlex
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from metta_train.cli.exit_codes import BAD_USAGE, DONE, PREEMPTED
-from tests.cli.command import REPOSITORY, Finished, metta_train, run_python
+from tests.cli.command import Finished, metta_train, run_python, running
 
 SPACE = """\
 overrides: [trainer=smoke, trainer.total_timesteps=6144, env.max_steps=16, wandb=off]
@@ -36,6 +34,9 @@ def test_a_search_finds_prunes_fails_and_goes_on(tmp_path: Path) -> None:
     (tmp_path / "space.yaml").write_text(SPACE)
     first = metta_sweep("space.yaml", "run=t", "--trials", "2", folder=tmp_path)
     assert first.code == DONE, first.err
+    said = first.err.splitlines()
+    assert said[0] == "trial-0000 started with heart_reward=1" and said[1].startswith("trial-0000 done: ")
+    assert "the best so far" not in first.err, "the first is no better than others"
     sweep = tmp_path / "train_dir" / "t"
     with (sweep / "sweep.csv").open() as lines:
         rows = list(csv.DictReader(lines))
@@ -84,21 +85,13 @@ def test_trials_that_cannot_train_end_the_search(tmp_path: Path) -> None:
 def test_ctrl_c_saves_the_trials(tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     (tmp_path / "space.yaml").write_text(SPACE.replace("6144", "10000000"))
-    with subprocess.Popen(
-        [sys.executable, "-m", "metta_train.cli.sweep_search", "space.yaml", "run=t"],
-        cwd=tmp_path,
-        env={"PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        sweep, deadline = tmp_path / "train_dir" / "t", time.monotonic() + 60
+    with running("-m", "metta_train.cli.sweep_search", "space.yaml", "run=t", folder=tmp_path) as process:
+        sweep, deadline = tmp_path / "train_dir" / "t", time.monotonic() + 120
         while not list(sweep.glob("trial-*/checkpoints/step-*")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.1)
         os.killpg(process.pid, signal.SIGINT)
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=120)
     assert process.returncode == PREEMPTED, out
     assert out.splitlines()[0] == "t: 1 trial with optuna, 1 stopped"
     assert json.loads((sweep / "trial-0000" / "status.json").read_text())["state"] == "interrupted"
@@ -115,6 +108,8 @@ BAD = {
     "ppo run=new --trials 0": "run=new: there is no search of this name in",
     "ppo trainer=smok": "trainer=smok: needs one of gpu, laptop, smoke; did you mean smoke?",
     "ppo hydra.sweep.dir=x": "hydra.sweep.dir=x: has no place in a search",
+    "ppo trainer.optimizer.learning_rate=3": "trainer.optimizer.learning_rate=3: the space searches this key",
+    "ppo objective.goal=minimize": "objective.goal=minimize: has no place in a search",
     "ppo --metod optuna": "unrecognized arguments: --metod",
     "typo.yaml": "parameters.trainer.optimizer.lr",
     "wrong.yaml": "wrong.yaml: parameters.trainer.update_epochs.low=5: needs to be below high=2",

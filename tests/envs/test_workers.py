@@ -23,7 +23,7 @@ from tests.envs.env_configs import env_config
 FAKE = "tests.fakes.gymnasium_envs:Fake-v0"
 
 
-def fake_workers(fault: str, *, num_workers: int = 2, step_timeout: float = 30.0) -> WorkerVectorEnv:
+def fake_workers(fault: str, *, num_workers: int = 2, step_timeout: float = 120.0) -> WorkerVectorEnv:
     config = env_config("gymnasium", {"id": FAKE, "kwargs": {"fault": fault}, "step_timeout": step_timeout})
     envs = make_vector_env(config, num_envs=2, num_workers=num_workers, num_slices=1, seed=1)
     assert isinstance(envs, WorkerVectorEnv)
@@ -44,7 +44,13 @@ def alive(pid: int) -> bool:
         return False
 
 
-def assert_all_end(pids: tuple[int, ...], seconds: float = 5.0) -> None:
+def shared_files(pid: int) -> list[str]:
+    """Memory with a name that the process shares."""
+    maps = [line.split(maxsplit=5) for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
+    return [columns[5] for columns in maps if len(columns) > 5 and columns[5].startswith("/dev/shm/")]
+
+
+def assert_all_end(pids: tuple[int, ...], seconds: float = 30.0) -> None:
     deadline = time.monotonic() + seconds
     while any(alive(pid) for pid in pids):
         assert time.monotonic() < deadline, f"still alive: {[pid for pid in pids if alive(pid)]}"
@@ -70,7 +76,7 @@ def test_a_killed_worker_is_noticed_at_once() -> None:
     started = time.monotonic()
     with pytest.raises(WorkerError, match="was killed by SIGKILL; perhaps the machine ran out of memory"):
         step(envs, 1)
-    assert time.monotonic() - started < 10  # the step timeout is 30
+    assert time.monotonic() - started < 100  # the step timeout is 120
 
 
 def test_a_worker_that_died_between_steps_is_told_at_the_next_one() -> None:
@@ -82,14 +88,14 @@ def test_a_worker_that_died_between_steps_is_told_at_the_next_one() -> None:
 
 
 def test_a_hanging_worker_is_given_up_and_killed() -> None:
-    envs = fake_workers("hang", step_timeout=1.0)
+    envs = fake_workers("hang", step_timeout=3.0)
     envs.reset()
     step(envs, 2)
     pids = envs.worker_pids
     started = time.monotonic()
-    with pytest.raises(WorkerError, match=r"did not answer within env\.step_timeout=1 seconds"):
+    with pytest.raises(WorkerError, match=r"did not answer within env\.step_timeout=3 seconds"):
         step(envs, 1)
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 30  # the worker would sleep for a minute
     assert_all_end(pids)
 
 
@@ -167,15 +173,14 @@ def run_trainer(fault: str, then: str) -> tuple[subprocess.Popen[str], tuple[int
     ],
 )
 def test_workers_die_with_a_killed_trainer(fault: str, then: str) -> None:
-    before = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     process, pids = run_trainer(fault, then)
     with process:
         assert len(pids) == 2 and all(alive(pid) for pid in pids)
         time.sleep(0.2)
+        shared = [file for pid in (process.pid, *pids) for file in shared_files(pid)]
         process.kill()
     assert_all_end(pids)
-    after = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
-    assert not after - before
+    assert not [file for file in shared if os.path.exists(file)]
 
 
 STARTING = """
@@ -228,7 +233,7 @@ def test_where_no_signal_tells_of_it_a_busy_worker_sees_that_its_trainer_is_gone
 def test_a_trainer_that_fails_without_closing_ends_and_leaves_no_workers() -> None:
     process, pids = run_trainer("none", "raise RuntimeError('trainer')")
     with process:
-        assert process.wait(15) == 1
+        assert process.wait(60) == 1
     assert_all_end(pids)
 
 
@@ -247,7 +252,7 @@ with make_vector_env(tiny_forage(), num_envs=1, num_workers=1, num_slices=1, see
         env={**os.environ, "PYTHONPATH": os.pathsep.join(["src", "."])},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert result.returncode == 0, result.stderr

@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import sys
 import termios
 import time
+import warnings
+from types import TracebackType
 
 from tests.cli.command import REPOSITORY
 
@@ -16,13 +19,29 @@ class Child:
     """A program on a pseudo-terminal."""
 
     def __init__(self, *command: str, **environ: str) -> None:
-        self.pid, self.master = pty.fork()
-        if self.pid == 0:  # pragma: no cover  # the child
-            os.environ |= {"PYTHONPATH": str(REPOSITORY / "src"), "TERM": "xterm", **environ}
-            os.execv(sys.executable, [sys.executable, *command])
+        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "TERM": "xterm", **environ}
+        with warnings.catch_warnings():
+            # Python 3.12 warns of other threads, a test process of xdist has one; the child does nothing but this.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid, self.master = pty.fork()
+            if self.pid == 0:  # pragma: no cover  # the child
+                os.execve(sys.executable, [sys.executable, *command], environment)
         self.text = ""
+        self._ended = False
 
-    def read_until(self, wanted: str, seconds: float = 20.0) -> None:
+    def __enter__(self) -> Child:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """A program that a failing test leaves behind would work on for hours."""
+        if not self._ended:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+        os.close(self.master)
+
+    def read_until(self, wanted: str, seconds: float = 100.0) -> None:
         end = time.monotonic() + seconds
         while wanted not in self.text:
             assert time.monotonic() < end, f"no {wanted!r} in {self.text!r}"
@@ -39,10 +58,11 @@ class Child:
         return bool(termios.tcgetattr(self.master)[3] & termios.ICANON)
 
     def wait(self) -> int:
-        end = time.monotonic() + 20
+        end = time.monotonic() + 100
         while time.monotonic() < end:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
+                self._ended = True
                 return os.waitstatus_to_exitcode(status)
             if select.select([self.master], [], [], 0.05)[0]:
                 try:

@@ -121,7 +121,7 @@ class Run:
                 process_group=0,
             )
 
-    def wait(self, timeout: float = 120.0) -> Ended:
+    def wait(self, timeout: float = 240.0) -> Ended:
         """Until it ends; a process that does not is killed and is a failure of the test."""
         patience = Patience(timeout)
         while (code := self.process.poll()) is None:
@@ -143,7 +143,7 @@ class Run:
         self._hit = time.monotonic()
         self.process.send_signal(number)
 
-    def wait_until(self, condition: Callable[[], bool], timeout: float = 60.0) -> None:
+    def wait_until(self, condition: Callable[[], bool], timeout: float = 120.0) -> None:
         """Until the condition holds; the process must not end before."""
         patience = Patience(timeout)
         while not condition():
@@ -154,7 +154,7 @@ class Run:
         """All living processes that this run has started, the trainer included."""
         return [pid for pid in living() if marked(pid, self.mark)]
 
-    def assert_nothing_left(self, seconds: float = 5.0) -> None:
+    def assert_nothing_left(self, seconds: float = 30.0) -> None:
         """No process of this run lives on."""
         patience = Patience(seconds)
         while left := self.processes():
@@ -175,7 +175,7 @@ def living() -> list[int]:
     return found
 
 
-def assert_gone(pids: Sequence[int], seconds: float = 5.0) -> None:
+def assert_gone(pids: Sequence[int], seconds: float = 30.0) -> None:
     """None of these processes lives on."""
     patience = Patience(seconds)
     while left := set(pids) & set(living() if pids else ()):
@@ -190,7 +190,7 @@ def marked(pid: int, mark: str) -> bool:
         return False
 
 
-def train(data_dir: Path, *arguments: str, environ: dict[str, str] | None = None, timeout: float = 120.0) -> Ended:
+def train(data_dir: Path, *arguments: str, environ: dict[str, str] | None = None, timeout: float = 240.0) -> Ended:
     """Start a run and wait for its end."""
     return Run(data_dir, arguments, environ=environ).wait(timeout)
 

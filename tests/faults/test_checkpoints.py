@@ -290,6 +290,6 @@ def test_a_run_folder_that_is_removed_ends_the_run(data_dir: Path) -> None:
     run = Run(data_dir, [*CARTPOLE, "run=gone", "trainer.total_timesteps=1000000"])
     run.wait_until(lambda: lines(data_dir, "gone") >= 4)
     (data_dir / "gone").rename(data_dir / "moved-away")
-    ended = run.wait(60)
+    ended = run.wait()
     assert ended.code == 5, ended.err
     assert not (data_dir / "gone").exists()

@@ -155,7 +155,7 @@ def test_a_second_process_is_refused_and_the_first_does_not_notice(data_dir: Pat
     third = Run(data_dir, [*CARTPOLE, "run=one", LONG])  # a crash frees the name
     third.wait_until(lambda: "per epoch" in third.err())
     third.kill(signal.SIGTERM)
-    assert third.wait(30).code == 75
+    assert third.wait().code == 75
 
 
 @pytest.mark.slow

@@ -115,10 +115,10 @@ def at_step(number: str, action: Callable[[], None]) -> None:
     left = itertools.count(int(number), -1)
     evaluate = PolicyUpdater._evaluate
 
-    def evaluate_or_break(self: PolicyUpdater, segments: Any) -> Any:
+    def evaluate_or_break(self: PolicyUpdater, segments: Any, *, gradients: bool = True) -> Any:
         if next(left) == 1:
             action()
-        return evaluate(self, segments)
+        return evaluate(self, segments, gradients=gradients)
 
     PolicyUpdater._evaluate = evaluate_or_break
 

@@ -37,27 +37,27 @@ def test_sequences_of_keys_are_taken_apart() -> None:
     [("q", 0), ("x", 1), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, -2), ("\x03", -2)],
 )
 def test_the_terminal_is_put_back_however_it_ends(how: str | signal.Signals, code: int) -> None:
-    child = Child("-c", PROGRAM)
-    child.read_until("ready")
-    assert not child.cooked() and ENTER in child.text
-    if isinstance(how, str):
-        child.press(how)
-    else:
-        os.kill(child.pid, how)
-    child.read_until(LEAVE)
-    assert child.wait() == code
-    assert LEAVE in child.text and child.cooked()
+    with Child("-c", PROGRAM) as child:
+        child.read_until("ready")
+        assert not child.cooked() and ENTER in child.text
+        if isinstance(how, str):
+            child.press(how)
+        else:
+            os.kill(child.pid, how)
+        child.read_until(LEAVE)
+        assert child.wait() == code
+        assert LEAVE in child.text and child.cooked()
 
 
 def test_it_can_be_stopped_and_continued() -> None:
-    child = Child("-c", PROGRAM)
-    child.read_until("ready")
-    child.press("\x1a")  # ^Z
-    child.read_until(LEAVE)
-    assert os.WIFSTOPPED(os.waitpid(child.pid, os.WUNTRACED)[1]) and child.cooked()
-    child.text = ""
-    os.kill(child.pid, signal.SIGCONT)
-    child.read_until(ENTER)
-    child.press("\x1b[Aq")
-    assert child.wait() == 0
-    assert "<up>" in child.text and not child.text.rstrip().endswith(ENTER) and child.cooked()
+    with Child("-c", PROGRAM) as child:
+        child.read_until("ready")
+        child.press("\x1a")  # ^Z
+        child.read_until(LEAVE)
+        assert os.WIFSTOPPED(os.waitpid(child.pid, os.WUNTRACED)[1]) and child.cooked()
+        child.text = ""
+        os.kill(child.pid, signal.SIGCONT)
+        child.read_until(ENTER)
+        child.press("\x1b[Aq")
+        assert child.wait() == 0
+        assert "<up>" in child.text and not child.text.rstrip().endswith(ENTER) and child.cooked()

@@ -72,7 +72,7 @@ def page(browser: Browser, episode: tuple[list[Moment], Path]) -> Iterator[Page]
 
 def until(page: Page, condition: str) -> None:
     """Wait for it; the page's own policy forbids Playwright's way."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not page.evaluate(condition):
         assert time.monotonic() < end, condition
         page.wait_for_timeout(20)

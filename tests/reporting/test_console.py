@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,13 @@ def test_every_width_has_straight_borders_and_the_same_height(width: int) -> Non
     assert len(lines) == 15
 
 
+def test_counters_stay_apart_on_a_narrow_terminal() -> None:
+    view = RunView(replace(HEADER, total_timesteps=200_000))
+    view.add(epoch_record(14))
+    (line,) = [line for line in drawn(view, 60) if "left" in line]
+    assert re.search(r"steps +500 steps/s +6:\d\d left", line), line
+
+
 def test_dashboard_before_the_first_epoch() -> None:
     text = "\n".join(drawn(RunView(HEADER), 80))
     assert "no episode has ended yet" in text
@@ -135,6 +143,12 @@ def test_the_plain_line_is_ascii_and_says_the_essentials() -> None:
         "env 40% inference 20% train 30% other 10%"
     )
     assert line.isascii()
+
+
+def test_the_plain_line_of_a_job_names_it() -> None:
+    view = RunView(replace(HEADER, run="sweep/seed-1"))
+    view.add(epoch_record(1))
+    assert plain_line(view).startswith("sweep/seed-1 epoch 1 | ")
 
 
 def run(reporter: Reporter, epochs: int = 3, state: str = "done") -> None:

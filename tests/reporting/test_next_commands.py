@@ -16,6 +16,8 @@ def test_a_run_that_is_done_gets_a_longer_goal() -> None:
     assert continue_commands(command, run="a", total_timesteps=1000, agent_step=1024) == (
         NextCommand("train it for twice as long", "metta-train py_agent=fast run=a trainer.total_timesteps=2000"),
     )
+    (lowered,) = continue_commands(["metta-train"], run="a", total_timesteps=1000, agent_step=9000)
+    assert lowered.command == "metta-train run=a trainer.total_timesteps=18000"
 
 
 def test_secrets_are_not_printed() -> None:
@@ -24,7 +26,14 @@ def test_secrets_are_not_printed() -> None:
 
 
 def commands(**changes: object) -> list[str]:
-    facts = {"run": "a", "total_timesteps": 9, "agent_step": 3, "data_dir": None, "saved": True} | changes
+    facts = {
+        "run": "a",
+        "total_timesteps": 9,
+        "agent_step": 3,
+        "data_dir": None,
+        "saved": True,
+        "rewarded": True,
+    } | changes
     return [command.command for command in next_commands(["metta-train"], **facts)]  # pyright: ignore[reportArgumentType]
 
 
@@ -42,4 +51,4 @@ def test_runs_elsewhere_are_found_and_without_a_checkpoint_nothing_plays() -> No
         "metta-runs plot a --data-dir '/my runs'",
         "metta-train run=a",
     ]
-    assert commands(saved=False, agent_step=0) == ["metta-train run=a"]
+    assert commands(saved=False, rewarded=False) == ["metta-train run=a"]

@@ -7,7 +7,7 @@ import pytest
 
 from metta_train.reporting.curves import Curve
 from metta_train.reporting.run_tables import age, size
-from metta_train.reporting.terminal_chart import Glyphs, amount, terminal_chart
+from metta_train.reporting.terminal_chart import Glyphs, amount, terminal_chart, tick_label
 
 PLAIN = Glyphs(braille=False, colour=False)
 RISING = Curve(np.array([0.0, 9.0]), np.array([0.0, 4.0]))
@@ -45,6 +45,33 @@ def test_braille_is_connected() -> None:
     assert all(any(row[column] != " " for row in area) for column in range(10))
     assert all(row.strip() for row in area), "the jump passes every row"
     assert set("".join(area)) - {" "} <= {chr(0x2800 + bits) for bits in range(1, 256)}
+
+
+def test_zero_is_told_as_zero() -> None:
+    """0.3 - 3 * 0.1 is -5.6e-17."""
+    curve = Curve(np.array([0.0, 9.0]), np.array([-0.1, 0.3]))
+    assert [line.partition("|")[0].strip() for line in chart(("mine", curve), height=13)[:13:4]] == [
+        "0.3000",
+        "0.1667",
+        "0.0333",
+        "-0.1000",
+    ]
+    low = chart(("mine", Curve(curve.x, np.array([-1.39e-17, 0.1042]))))
+    assert low[4].startswith("0.0000 |")
+
+
+@pytest.mark.parametrize(
+    ("ticks", "labels"),
+    [
+        ((0, 50_000, 100_000, 150_000), "0 50k 100k 150k"),
+        ((0, 2500, 5000), "0 2.5k 5.0k"),
+        ((2.0, 2.5, 3.0), "2.0 2.5 3.0"),
+        ((0, 0.25e6, 0.5e6, 1e6), "0 0.25M 0.50M 1.00M"),
+        ((0, 1, 2), "0 1 2"),
+    ],
+)
+def test_ticks_of_one_axis_share_unit_and_decimals(ticks: tuple[float, ...], labels: str) -> None:
+    assert " ".join(tick_label(tick, ticks) for tick in ticks) == labels
 
 
 def test_curves_of_one_value_or_none() -> None:

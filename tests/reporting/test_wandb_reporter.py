@@ -64,12 +64,12 @@ def header(folder: Path, **changes: object) -> RunHeader:
 def records(folder: Path) -> list[Any]:
     """Everything that one finished offline run wrote; wandb's own process writes the last part a moment later."""
     (file,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    deadline = time.monotonic() + 20.0
+    deadline = time.monotonic() + 60.0
     while True:
         found = read_records(file)
         if found and found[-1].WhichOneof("record_type") == "exit":
             return found
-        assert time.monotonic() < deadline, f"{file} has no end after 20 s"
+        assert time.monotonic() < deadline, f"{file} has no end after 60 s"
         time.sleep(0.02)
 
 
@@ -252,7 +252,7 @@ def test_a_stalled_wandb_holds_neither_the_training_nor_its_end(
     release = threading.Event()
 
     def init(**arguments: object) -> object:
-        release.wait(30)
+        release.wait(60)
         raise CommError("released")
 
     monkeypatch.setattr(wandb, "init", init)
@@ -263,7 +263,7 @@ def test_a_stalled_wandb_holds_neither_the_training_nor_its_end(
     for _ in range(1100):
         reporter.record(record)
     reporter.finish(DONE)
-    assert time.monotonic() - started < 5.0
+    assert time.monotonic() - started < 30.0
     assert "wandb did not finish within 0 s" in caplog.text
     release.set()
 

@@ -47,9 +47,9 @@ def starts(folder: Path) -> list[list[Any]]:
     """The records of each start, once wandb's own process has written the last of them."""
     found = []
     for file in sorted(folder.glob("wandb/offline-run-*/run-*.wandb")):
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + 60.0
         while not (records := read_records(file)) or records[-1].WhichOneof("record_type") != "exit":
-            assert time.monotonic() < deadline, f"{file} has no end after 20 s"
+            assert time.monotonic() < deadline, f"{file} has no end after 60 s"
             time.sleep(0.02)
         found.append(records)
     return found

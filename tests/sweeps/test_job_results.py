@@ -38,6 +38,8 @@ def test_seeds_of_a_setting_come_together_and_the_best_setting_first() -> None:
     assert second.score.mean.value == pytest.approx(1.5)
     assert best.seconds == pytest.approx(1.5)
     assert last.score is None and last.done == 1
+    labels = [setting.label for setting in settings_of(JOBS, "minimize")]
+    assert labels == ["learning_rate=0.1", "learning_rate=0.2", "learning_rate=0.3"]
 
 
 def test_the_table_for_programs_has_a_line_per_job(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_trials_end_in_their_own_ways_and_the_search_goes_on(tmp_path: Path) -> 
     assert (trials[3].score, trials[3].seconds, trials[3].agent_step) == (3.0, 20.0, 100)
     assert (trials[1].code, trials[1].reason) == (2, "trainer.batch_size=7: needs another number")
     assert (
-        trials[2].reason == "no episode ended, so there is no overview/reward: trials need more trainer.total_timesteps"
+        trials[2].reason == "no episode ended, so there is no overview/reward: more trainer.total_timesteps would tell"
     )
     assert trials[5].score == 5.0
     assert [look for number, look, _ in method.looked if number == 5] == [1]  # the first was enough

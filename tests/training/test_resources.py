@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from metta_train.training import resources
-from metta_train.training.resources import choose_device, measure_resources, usable_cores
+from metta_train.training.resources import MOST_THREADS, choose_device, measure_resources, usable_cores
 
 
 def test_cores_are_those_of_the_affinity_mask() -> None:
@@ -35,7 +35,7 @@ def test_a_container_quota_limits_the_cores(
 def test_omp_num_threads_is_respected(asked: str, threads: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", asked)
     measured = measure_resources(torch.device("cpu"))
-    assert measured.threads == (threads or (measured.cores if asked == "1000" else max(1, measured.cores // 2)))
+    assert measured.threads == (threads or min(measured.cores, 1000 if asked == "1000" else MOST_THREADS))
 
 
 def test_container_memory_limits_the_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

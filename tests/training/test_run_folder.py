@@ -412,3 +412,9 @@ def test_a_whole_agent_may_take_the_place_of_a_whole_py_agent() -> None:
         check_config_changes("a", [*to_py[1:], ConfigChange("agent.clip_range", "0", "1")])
     with pytest.raises(ValueError, match=r"py_agent\.core"):
         check_config_changes("a", [ConfigChange("py_agent.core.bias_init", '"forget"', '"ones"')])
+
+
+def test_of_many_refused_changes_some_are_listed() -> None:
+    changes = [ConfigChange(f"env.task.key{number:02}", "1", "2") for number in range(15)]
+    with pytest.raises(ValueError, match=r"env.task.key11: 1 -> 2\n  and 3 more\nGive the old values"):
+        check_config_changes("a", changes)

@@ -16,6 +16,7 @@ from metta_train.training.config import TrainerConfig
 from metta_train.training.nonfinite import NonFiniteError
 from metta_train.training.optimizers import build_optimizer
 from metta_train.training.rollout import RolloutCollector
+from metta_train.training.row_threads import RowThreads
 from metta_train.training.update import PolicyUpdater
 from tests.fakes.clock_env import ClockEnv
 from tests.fakes.small_recurrent_policy import SmallRecurrentPolicy
@@ -50,6 +51,7 @@ def updater(
     clip_range: float = 0.0,
     update_epochs: int = 1,
     nonfinite: Literal["stop", "skip", "rollback"] = "stop",
+    threads: RowThreads | None = None,
     **changes: object,
 ) -> PolicyUpdater:
     base = trainer_config()
@@ -80,6 +82,7 @@ def updater(
         clip_range,
         torch.Generator().manual_seed(2),
         nonfinite,
+        threads=threads,
     )
 
 

@@ -12,7 +12,6 @@ from metta_train.assembly.policy import build_policy
 from metta_train.envs.build import environment_spec
 from metta_train.playback.evaluation_film import require_pictures
 from metta_train.policies.config import AgentConfig, PyAgentConfig
-from metta_train.policies.held_signals import signals_held
 from metta_train.policies.policy import Policy
 from metta_train.reporting.tensorboard import require_tensorboard
 from metta_train.run_config import RunConfig
@@ -58,7 +57,7 @@ def design_of(config: RunConfig) -> Design:
     device = choose_device(config.device)
     spec = environment_spec(config.env)
     plan = plan_batches(config.trainer, spec, measure_resources(device))
-    _configure_torch(config, plan)
+    _configure_torch(config)
     policy = build_policy(config, spec).to(device)
     trainer = config.trainer
     return Design(
@@ -87,12 +86,9 @@ def check_kind_of_agent(design: Design, before: Mapping[str, object] | None) -> 
     )
 
 
-def _configure_torch(config: RunConfig, plan: BatchPlan) -> None:
+def _configure_torch(config: RunConfig) -> None:
     keep_freed_memory()
-    torch.set_num_threads(plan.learner_threads)
-    if plan.learner_threads > 1:
-        with signals_held():  # the threads of OpenMP start with the first large operation, and never see a signal
-            torch.ones(plan.learner_threads * 100_000).add_(1.0)
+    torch.set_num_threads(1)  # the learner's threads share rows, not operations: see training/row_threads.py
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32; the CPU stays exact
     if config.torch_deterministic:

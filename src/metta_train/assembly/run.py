@@ -36,7 +36,7 @@ MAX_ROLLBACKS = 3  # of one process, with trainer.nonfinite=rollback
 
 
 def train(
-    config: RunConfig, command: Sequence[str] = (), stop: StopRequest | None = None
+    config: RunConfig, command: Sequence[str] = (), stop: StopRequest | None = None, *, suggests: bool = True
 ) -> Generator[EpochRecord, None, RunOutcome]:
     """Train, or continue the run of this name from its newest good checkpoint.
 
@@ -45,6 +45,7 @@ def train(
         command: how the program was called; recorded, and suggested again at the end. Without it, the command line
             that composes the same configuration.
         stop: asks the training to end early; None for a training that nobody stops.
+        suggests: say at the end what to type next; the jobs of a sweep do not.
 
     Yields:
         One record per epoch.
@@ -60,6 +61,7 @@ def train(
     stop = StopRequest() if stop is None else stop
     stop.check()
     command = command or ("metta-train", *config.origin.overrides)
+    suggested = command if suggests else ()
     if config.restart == "new":
         config = config.model_copy(update={"run": free_run_name(config.data_dir, config.run)})
     design = design_of(config)
@@ -115,8 +117,9 @@ def train(
                 trainer = _rolled_back(design, folder, rollbacks, reporting, stop, attempt)
         except BaseException as error:
             stopped = isinstance(error, KeyboardInterrupt | GeneratorExit | StopRequested)
-            message = f"{type(error).__name__}: {error}".removesuffix(": ")
-            outcome = outcome_of("interrupted" if stopped else "failed", trainer, folder, config, command, message)
+            kind = "" if isinstance(error, StopRequested) else f"{type(error).__name__}: "  # nothing went wrong there
+            message = f"{kind}{error}".removesuffix(": ")
+            outcome = outcome_of("interrupted" if stopped else "failed", trainer, folder, config, suggested, message)
             reporting.reporters.finish(replace(outcome, patience=_patience(error)))
             with suppress(StorageError):  # perhaps the very reason why it failed; the error itself is what matters
                 folder.write_status(status_of(outcome.state, trainer, config, message))
@@ -126,7 +129,7 @@ def train(
             if (reason := _memory_exhausted(error)) is not None:
                 raise MemoryExhaustedError(design.plan.when_memory_is_exhausted(reason)) from error
             raise
-        outcome = outcome_of("done", trainer, folder, config, command)
+        outcome = outcome_of("done", trainer, folder, config, suggested)
         folder.write_status(status_of("done", trainer, config))
         reporting.reporters.finish(outcome)
         return outcome

@@ -55,7 +55,7 @@ def outcome_of(
     command: Sequence[str],
     message: str = "",
 ) -> RunOutcome:
-    """For the end, with what to type next."""
+    """For the end, with what to type next, unless `command` is empty."""
     saved = checkpoints.checkpoint_folders(folder.paths.checkpoints)
     usual = Path(os.environ.get("DATA_DIR") or "train_dir")  # where the other commands look
     return RunOutcome(
@@ -66,11 +66,14 @@ def outcome_of(
         message=message,
         checkpoint=saved[-1] if saved else None,
         next_commands=next_commands(
-            command or ("metta-train",),
+            command,
             run=config.run,
             total_timesteps=config.trainer.total_timesteps,
             agent_step=trainer.progress.agent_step,
             data_dir=None if config.data_dir.resolve() == usual.resolve() else str(config.data_dir),
             saved=bool(saved),
-        ),
+            rewarded=trainer.standing.reward is not None,
+        )
+        if command
+        else (),
     )

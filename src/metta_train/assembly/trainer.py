@@ -21,6 +21,7 @@ from metta_train.training.checkpoints import Checkpoint
 from metta_train.training.recent_rewards import RecentRewards
 from metta_train.training.retention import Retention
 from metta_train.training.rollout import RolloutCollector
+from metta_train.training.row_threads import RowThreads
 from metta_train.training.run_folder import RunFolder
 from metta_train.training.stopping import StopRequest
 from metta_train.training.trainer import Trainer, TrainingPlan
@@ -126,6 +127,7 @@ def build_trainer(
             state.generators[MINIBATCHES],
             trainer.nonfinite,
             check=stop.check_finishing,
+            threads=RowThreads(plan.learner_threads),
         ),
         schedules=design.schedules,
         reporters=Reporters([reporting.reporters, recent]),

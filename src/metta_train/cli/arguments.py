@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import re
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
@@ -15,6 +17,24 @@ from typing import NoReturn
 from metta_train.cli.exit_codes import BAD_USAGE, CRASH, DONE, INTERRUPTED, exit_code_of
 from metta_train.reporting.redaction import redact_text
 from metta_train.specs.config_errors import ConfigError, nearest_choice
+
+_EXAMPLE = re.compile(r"(\s+\S.*?\s{2,})(\S.*)")
+_LEAST_MEANING = 30  # columns
+_BELOW = " " * 6
+
+
+class HelpText(argparse.HelpFormatter):
+    """Paragraphs are broken at the terminal's width; indented lines, the examples, keep their columns."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines: list[str] = []
+        for is_indented, block in itertools.groupby(text.splitlines(), key=lambda line: line[:1] in ("", " ")):
+            if is_indented:
+                for line in _joined(block):
+                    lines += _broken(line, width)
+            else:
+                lines += _wrapped(" ".join(block), width)
+        return "\n".join(lines)
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,6 +49,40 @@ class Parser(argparse.ArgumentParser):
         elif unknown:
             hint = nearest_choice(unknown[1], sorted(self._option_string_actions))
         raise ConfigError(f"{message}{hint} (see {self.prog} --help)")
+
+
+def _joined(lines: Iterable[str]) -> list[str]:
+    """Indented lines; what goes on below the meaning of an example belongs to it."""
+    joined: list[str] = []
+    begins = 0  # column of the text that a line can go on with
+    for line in lines:
+        space = len(line) - len(line.lstrip())
+        if joined and line and space == begins:
+            joined[-1] += f" {line.lstrip()}"
+            continue
+        joined.append(line)
+        columns = _EXAMPLE.fullmatch(line)
+        begins = len(columns[1]) if columns is not None else space if space >= len(_BELOW) else 0
+    return joined
+
+
+def _broken(line: str, width: int) -> list[str]:
+    """An example and what it does, from its column on where there is room, else below it; commands stay whole."""
+    columns = _EXAMPLE.fullmatch(line)
+    if columns is not None and len(columns[1]) + _LEAST_MEANING <= width:
+        return _wrapped(columns[2], width, columns[1], " " * len(columns[1]))
+    if columns is not None and len(line) > width:
+        return [columns[1].rstrip(), *_wrapped(columns[2], width, _BELOW, _BELOW)]
+    if line.startswith(_BELOW):
+        space = line[: len(line) - len(line.lstrip())]
+        return _wrapped(line.lstrip(), width, space, space)
+    return [line]
+
+
+def _wrapped(text: str, width: int, first: str = "", further: str = "") -> list[str]:
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=further, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def add_data_dir(parser: argparse.ArgumentParser, *, default: object = None) -> None:

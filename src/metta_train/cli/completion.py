@@ -40,6 +40,7 @@ OPTIONS: Mapping[str, Sequence[str] | None] = {
 }
 FOLDERS = ("--config-dir", "-cd", "--config-path")
 FILE_KEYS = ("env.config", "trainer.initial_policy.uri", "data_dir")
+DEVICES = ("auto", "cpu", "cuda")
 MAX_RUNS = 200
 
 
@@ -150,6 +151,8 @@ def _values(word: str, overrides: Sequence[str], source: ConfigSource) -> Iterat
         offered += _runs(Path(str(tree.get("data_dir", "train_dir"))).expanduser())
     elif key == "trainer.simulation.suite":
         offered += ["null", *options.get("eval", ())]
+    elif key == "device":
+        offered += DEVICES
     elif key in FILE_KEYS:
         offered += _files(written, folders_only=key != "env.config")
     else:

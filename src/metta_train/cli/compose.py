@@ -27,8 +27,8 @@ from metta_train.cli.config_source import ConfigSource, conf_folder
 from metta_train.cli.hydra_errors import Known, explain
 from metta_train.cli.search_path import OwnFolder, origin_of, shadowed, split_searchpath
 from metta_train.cli.suites import load_suite
-from metta_train.run_config import EvaluationSuite, RunConfig, plain_values
-from metta_train.specs.config_errors import ConfigError
+from metta_train.run_config import NO_KEYS, EvaluationSuite, RunConfig, plain_values
+from metta_train.specs.config_errors import ConfigError, unknown_key
 from metta_train.specs.config_origin import SHIPPED, ConfigOrigin
 from metta_train.training.run_folder import RunPaths
 
@@ -116,6 +116,7 @@ def compose(overrides: Sequence[str], source: ConfigSource) -> Composition:
     with _hydra_at(source.folder, own):
         _refuse_lists(overrides, GlobalHydra.instance().config_loader().list_groups(""))
         _refuse_two_agents(overrides)
+        _refuse_new_keys(overrides, GlobalHydra.instance().config_loader().list_groups(""))
         try:
             composed = _composed(source, overrides)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -182,6 +183,15 @@ def _refuse_lists(overrides: Sequence[str], groups: Sequence[str]) -> None:
         written = choice_of(group, overrides)
         if written is not None and written.startswith("["):
             raise ConfigError(f"{group}={written}: needs one choice, got a list")
+
+
+def _refuse_new_keys(overrides: Sequence[str], groups: Sequence[str]) -> None:
+    """Hydra takes `+experimant=x`, a group misspelt, for a new key."""
+    known = [*RunConfig.model_fields, *groups]
+    for override in overrides:
+        key = override.lstrip("+").partition("=")[0]
+        if override.startswith("+") and key.isidentifier() and key not in known:
+            raise ConfigError(f"{override}: {unknown_key(key, [name for name in known if name not in NO_KEYS])}")
 
 
 def _refuse_two_agents(overrides: Sequence[str]) -> None:

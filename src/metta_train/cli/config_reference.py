@@ -100,7 +100,8 @@ def page() -> str:
 def _top(docs: Sequence[KeyDoc], source: ConfigSource) -> str:
     tree = OmegaConf.to_container(compose([], source).tree, resolve=False)
     assert isinstance(tree, dict)
-    rows = [(doc, {"default": tree.get(doc.key)}) for doc in docs if "." not in doc.key]
+    own = [doc for doc in docs if doc.key.partition(".")[0] not in GROUPS]
+    rows = [(doc, {"default": _at(tree, doc.key)}) for doc in own]
     return "## A run\n\n" + _table(rows, ("default",))
 
 

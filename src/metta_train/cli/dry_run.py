@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from metta_train.cli.compose import located
 from metta_train.cli.exit_codes import CRASH, exit_code_of
 from metta_train.cli.signals import stop_on_signals
+from metta_train.reporting.results import shown_path
 from metta_train.run_config import RunConfig
 from metta_train.specs.config_errors import ConfigError
 from metta_train.specs.environment_spec import EnvironmentSpec, TokenObservation
@@ -80,13 +81,13 @@ def _page(config: RunConfig, rehearsal: Rehearsal, folder: Path) -> list[str]:
 
 def _beginning(config: RunConfig, rehearsal: Rehearsal, folder: Path) -> str:
     if rehearsal.continues_at is not None:
-        return f"would go on at {rehearsal.continues_at:,} agent steps, in {folder}"
+        return f"would go on at {rehearsal.continues_at:,} agent steps, in {shown_path(folder)}"
     taken = folder.is_dir() and any(folder.iterdir())
     if taken and config.restart == "overwrite":
-        return f"would delete what is in {folder} and begin"
+        return f"would delete what is in {shown_path(folder)} and begin"
     if taken and config.restart == "new":
         return "is taken; would begin under the next free name"
-    return f"would begin in {folder}"
+    return f"would begin in {shown_path(folder)}"
 
 
 def _environment(spec: EnvironmentSpec) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metta_train.cli.arguments import Parser, add_data_dir, add_version, data_dir_of, reported
+from metta_train.cli.arguments import HelpText, Parser, add_data_dir, add_version, data_dir_of, reported
 from metta_train.cli.checkpoint_policy import load_checkpoint, policy_of
 from metta_train.cli.compose import ConfigSource, compose, run_config
 from metta_train.cli.config_source import conf_folder
@@ -40,14 +40,14 @@ Play a fixed, seeded set of whole episodes and print mean, median, interquartile
 of the reward per episode and agent, and the environment's own statistics. Several runs play on the same maps."""
 EPILOG = """\
 examples:
-  metta-eval mine                            the newest good checkpoint on the run's own environment
-  metta-eval mine:best --episodes 100        also mine:latest and mine:<agent step>
-  metta-eval mine other 'sweep/*:best'       several runs in one table
-  metta-eval mine --random                   beside it the random policy, on the same maps
-  metta-eval mine env.max_steps=1000         the run's environment, changed
-  metta-eval mine env=arena env.task.rooms=1 another environment, composed as metta-train does
-  metta-eval mine --suite arena              a set of environments from conf/eval/
-  metta-eval --random env=arena              the random policy alone
+  metta-eval mine                             the newest good checkpoint on the run's own environment
+  metta-eval mine:best --episodes 100         also mine:latest and mine:<agent step>
+  metta-eval mine other 'sweep/*:best'        several runs in one table
+  metta-eval mine --random                    beside it the random policy, on the same maps
+  metta-eval mine env.max_steps=1000          the run's environment, changed
+  metta-eval mine env=arena env.task.rooms=1  another environment, composed as metta-train does
+  metta-eval mine --suite arena               a set of environments from conf/eval/
+  metta-eval --random env=arena               the random policy alone
   metta-eval mine --json | jq .evaluations[0].score.iqm.value
 
 The same command gives the same numbers. Exit code: 0 done, 2 bad usage or a checkpoint that does not fit the
@@ -103,7 +103,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         usage="metta-eval RUN[:checkpoint] ... [env=NAME] [env.key=value ...] [option ...]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpText,
         allow_abbrev=False,
     )
     add = parser.add_argument

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from metta_train.cli.arguments import Parser, add_data_dir, add_version, data_dir_of, reported
+from metta_train.cli.arguments import HelpText, Parser, add_data_dir, add_version, data_dir_of, reported
 from metta_train.cli.checkpoint_policy import load_checkpoint, policy_of
 from metta_train.cli.compose import ConfigSource
 from metta_train.cli.config_source import conf_folder
@@ -88,7 +88,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         usage="metta-export RUN[:checkpoint] --to FORMAT [--out PATH] [option ...]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpText,
         allow_abbrev=False,
     )
     add_version(parser)

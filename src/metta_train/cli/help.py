@@ -28,7 +28,8 @@ GROUPS = {
     "eval": "sets of environments, for trainer.simulation.suite and metta-eval --suite",
     "sweep": "spaces to search, for metta-sweep",
 }
-NOT_COMPOSED = ("eval", "sweep")  # folders of files that other commands and keys name
+NAMED_BY = {"eval": "metta-eval RUN --suite ", "sweep": "metta-sweep "}
+NOT_COMPOSED = tuple(NAMED_BY)  # folders of files that other commands and keys name
 EXAMPLES = (
     ("metta-train", "the default: learns env=forage within minutes on a CPU"),
     ("metta-train py_agent=fast run=mine", "the same network by hand; the run is called mine"),
@@ -174,7 +175,9 @@ def _overview(page: Page, options: Mapping[str, Mapping[str, Path]], source: Con
         [
             ("metta-train --help env", "the environments, and every key of the chosen one"),
             ("metta-train --help trainer.ppo", "keys, what they mean, what they need, their values"),
-            ("metta-runs, metta-eval", "list, compare and plot runs; play what was trained"),
+            ("metta-runs", "list, compare, check and plot runs"),
+            ("metta-eval, metta-play", "measure a policy; watch it play"),
+            ("metta-export, metta-sweep", "take a policy elsewhere; search good values"),
         ],
         left=31,
     )
@@ -197,7 +200,7 @@ def _about(
         own = {name for name, file in files.items() if not file.is_relative_to(source.folder)}
         page.entries(
             [
-                (f"{word}={name}", first_words(file) + (f" ({file})" if name in own else ""))
+                (f"{NAMED_BY.get(word, f'{word}=')}{name}", first_words(file) + (f" ({file})" if name in own else ""))
                 for name, file in files.items()
             ]
         )

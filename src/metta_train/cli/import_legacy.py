@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from metta_train.cli.arguments import data_dir_of
+from metta_train.cli.arguments import HelpText, data_dir_of
 from metta_train.cli.exit_codes import DONE
 from metta_train.reporting.results import print_json
 from metta_train.reporting.storage import storage_errors
@@ -56,7 +56,7 @@ class _Answer(ConfigModel):
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options of the command, on a parser of its own."""
     parser.description, parser.epilog = DESCRIPTION, EPILOG
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.formatter_class = HelpText
     parser.add_argument("file", type=Path, metavar="FILE")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="agent and environment, as for metta-train")
     parser.add_argument("--run", required=True, metavar="NAME", help="of the new run")

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from metta_train.cli.arguments import Parser, reported
+from metta_train.cli.arguments import HelpText, Parser, add_version, reported
 from metta_train.cli.compose import ConfigSource, compose, run_config
 from metta_train.cli.config_source import conf_folder
 from metta_train.cli.exit_codes import DONE
@@ -121,10 +121,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         usage="metta-parity agent=... (py_agent=... | --against OVERRIDE | --policy MODULE:CLASS) [option ...]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpText,
         allow_abbrev=False,
     )
     add = parser.add_argument
+    add_version(parser)
     add("overrides", nargs="*", metavar="key=value", help="configuration as of metta-train: agent, py_agent, env, seed")
     add(
         "--against", action="append", default=[], metavar="OVERRIDE", help="an agent or py_agent override of the second"

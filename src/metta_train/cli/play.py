@@ -11,7 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metta_train.cli.arguments import Parser, add_data_dir, add_version, data_dir_of, reported
+from metta_train.cli.arguments import HelpText, Parser, add_data_dir, add_version, data_dir_of, reported
 from metta_train.cli.checkpoint_policy import load_checkpoint, policy_of
 from metta_train.cli.compose import ConfigSource, compose, run_config
 from metta_train.cli.config_source import conf_folder
@@ -38,15 +38,15 @@ Watch a policy play: live on a terminal (play, pause, step, choose an agent, see
 or as a film, a MettaGrid replay or a page for the browser. Where there is no terminal, a line is printed per step."""
 EPILOG = """\
 examples:
-  metta-play mine                            the newest good checkpoint on the run's own environment
-  metta-play mine:best --greedy              also mine:latest and mine:<agent step>
-  metta-play mine env.max_steps=1000         the run's environment, changed
-  metta-play mine env=arena                  another one, composed as metta-train does
-  metta-play --random env=forage             the random policy
-  metta-play mine --gif mine.gif --steps 100 a film; --mp4 needs the extra video
-  metta-play mine --replay --html mine.html  into the run's replays/, and as one page for the browser
-  metta-play episode.json.z                  a MettaGrid replay, whoever wrote it
-  metta-play mine --log --agent 3 | less     a line per step
+  metta-play mine                             the newest good checkpoint on the run's own environment
+  metta-play mine:best --greedy               also mine:latest and mine:<agent step>
+  metta-play mine env.max_steps=1000          the run's environment, changed
+  metta-play mine env=arena                   another one, composed as metta-train does
+  metta-play --random env=forage              the random policy
+  metta-play mine --gif mine.gif --steps 100  a film; --mp4 needs the extra video
+  metta-play mine --replay --html mine.html   into the run's replays/, and as one page for the browser
+  metta-play episode.json.z                   a MettaGrid replay, whoever wrote it
+  metta-play mine --log --agent 3 | less      a line per step
 
 Keys: space play or pause, left and right step, up and down choose an agent, + and - speed, v what the agent sees,
 n next episode, ? help, q quit.
@@ -67,7 +67,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         usage="metta-play RUN[:checkpoint] [env=NAME] [env.key=value ...] [option ...]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpText,
         allow_abbrev=False,
     )
     add = parser.add_argument

@@ -16,7 +16,7 @@ from metta_train.cli.exit_codes import DONE
 from metta_train.playback.log import log_lines, summary
 from metta_train.playback.moments import Cast, Moment, Source
 from metta_train.playback.replays import SUFFIX, ReplayFile
-from metta_train.reporting.results import print_json
+from metta_train.reporting.results import print_json, shown_path
 from metta_train.reporting.storage import replace_file, storage_errors
 
 DUMB = "dumb"  # a TERM that can do nothing
@@ -89,7 +89,7 @@ def play_unwatched(source: Source, options: argparse.Namespace, outputs: Outputs
         of_all = {"policy": cast.policy, "environment": cast.environment, "how": cast.how, "seed": seed}
         print_json({**of_all, "episodes": results, "files": files})
     else:
-        for line in [*summaries, *(f"wrote {file}" for file in files)]:
+        for line in [*summaries, *(f"wrote {shown_path(file)}" for file in files)]:
             print(line)
     return DONE
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from metta_train.cli.arguments import Parser, add_data_dir, add_version, data_dir_of, reported
+from metta_train.cli.arguments import HelpText, Parser, add_data_dir, add_version, data_dir_of, reported
 from metta_train.cli.exit_codes import DONE, NO_CHECKPOINT
 from metta_train.cli.import_legacy import add_options as add_import_options
 from metta_train.cli.import_legacy import import_legacy
@@ -16,7 +16,7 @@ from metta_train.cli.runs_plot import add_options as add_plot_options
 from metta_train.cli.runs_plot import plot
 from metta_train.reporting.curves import curve, read_epochs, wanted_metrics
 from metta_train.reporting.metric_names import REWARD, TOTAL_TIME
-from metta_train.reporting.results import glyphs_of, plain, print_json, print_results, results_console
+from metta_train.reporting.results import glyphs_of, plain, print_json, print_results, results_console, shown_path
 from metta_train.reporting.run_tables import (
     RunDetails,
     checkpoint_list,
@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="metta-runs",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpText,
         allow_abbrev=False,
     )
     add_version(parser)
@@ -303,10 +303,8 @@ def _confirmed(found: Sequence[RunPaths]) -> bool:
         raise ConfigError("rm asks before it removes anything, and nobody is there to answer; --yes removes at once")
     for paths in found:
         run = summarize(paths)
-        print(
-            f"{paths.folder}: {run.condition}, {run.agent_step:,} agent steps, {run.checkpoints} checkpoints",
-            file=sys.stderr,
-        )
+        holds = f"{run.agent_step:,} agent steps, {run.checkpoints} checkpoints"
+        print(f"{shown_path(paths.folder)}: {run.condition}, {holds}", file=sys.stderr)
     print(f"remove {'this run' if len(found) == 1 else f'these {len(found)} runs'}? [y/N] ", end="", file=sys.stderr)
     sys.stderr.flush()
     return sys.stdin.readline().strip().lower() in ("y", "yes")

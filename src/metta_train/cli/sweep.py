@@ -9,15 +9,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
+from pydantic import ValidationError
 
 from metta_train.cli.compose import Composition, ConfigSource, choice_of, compose, located, quoted, resolved
 from metta_train.cli.hydra_errors import malformed
-from metta_train.specs.config_errors import ConfigError
+from metta_train.reporting.metric_names import REWARD
+from metta_train.specs.config_errors import ConfigError, describe, json_schema
+from metta_train.sweeps.config import Goal, ObjectiveConfig
 from metta_train.sweeps.job_names import SEED, job_name
 from metta_train.sweeps.job_records import JobRecords
 
@@ -41,6 +45,8 @@ class Sweep:
         common: keys whose values all jobs share.
         in_process: the jobs run in this process, one after the other.
         planned: names of all runs, in the order of the jobs; None when only the sweeper knows them.
+        metric: what the jobs are compared by.
+        goal: which end of it is the best.
         warnings: about files of the user's own that were passed over.
     """
 
@@ -51,6 +57,8 @@ class Sweep:
     common: frozenset[str]
     in_process: bool = True
     planned: tuple[str, ...] | None = None
+    metric: str = REWARD
+    goal: Goal = "maximize"
     warnings: tuple[str, ...] = ()
 
     @property
@@ -90,6 +98,8 @@ def plan_sweep(overrides: Sequence[str], source: ConfigSource) -> Sweep:
             raise ConfigError(f"{override}: the jobs of a sweep live in <data_dir>/<run>/<job>; set data_dir and run")
         if key == "data_dir" and _parsed([override])[0].is_sweep_override():
             raise ConfigError(f"{override}: all runs of a sweep share one data_dir")
+        if key.startswith("objective.") and _parsed([override])[0].is_sweep_override():
+            raise ConfigError(f"{override}: all runs of a sweep are compared by one metric")
     jobs = sample_jobs(overrides)
     compositions = [_composition(job, source) for job in jobs]
     first, *others = [resolved(composition) for composition in compositions]
@@ -113,18 +123,28 @@ def plan_sweep(overrides: Sequence[str], source: ConfigSource) -> Sweep:
         common.add(RUN)
         common.discard(SEED)  # part of the name, so that more seeds may follow
         given = [f"run={quoted(name)}"]
+    objective = _objective(first["objective"])
     sweep = Sweep(
         name=name,
         data_dir=data_dir,
         start=secrets.token_hex(4),
         overrides=(f"hydra.sweep.dir={quoted(str(data_dir / name))}", *given),
         common=frozenset(common),
+        metric=objective.metric,
+        goal=objective.goal,
         in_process=choice_of("hydra/launcher", overrides) in (None, BASIC),
         warnings=tuple(dict.fromkeys(warning for composition in compositions for warning in composition.warnings)),
     )
     for job in jobs:
         located(data_dir, sweep.run_of(_without_hydra(job)))
     return _planned(sweep, overrides)
+
+
+def _objective(values: dict[str, Any]) -> ObjectiveConfig:
+    try:
+        return ObjectiveConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"objective.{describe(error, values, json_schema(ObjectiveConfig))}") from error
 
 
 def _planned(sweep: Sweep, overrides: Sequence[str]) -> Sweep:
@@ -189,6 +209,9 @@ def _parsed(overrides: Sequence[str]) -> list[Override]:
 
 def _values(override: Override) -> list[str]:
     try:
-        return list(override.sweep_string_iterator())
+        values = list(override.sweep_string_iterator())
     except HydraException as error:
         raise ConfigError(f"{override.input_line}: {str(error).splitlines()[0]}") from error
+    if not values:
+        raise ConfigError(f"{override.input_line}: holds no value")
+    return values

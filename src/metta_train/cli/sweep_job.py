@@ -31,7 +31,7 @@ from metta_train.training.run_folder import RunPaths, config_changes, read_confi
 PROGRAM = "metta-train"
 NO_OBJECTIVE = math.nan  # what sweepers take for a failed job
 # How a run is told of and where it lies: a finished run stays finished when these change.
-_NOT_TRAINED = ("wandb", "data_dir", "restart")
+_NOT_TRAINED = ("wandb", "data_dir", "restart", "objective")
 
 Train = Callable[[RunConfig, Sequence[str]], int]  # configuration, command -> exit code
 
@@ -67,6 +67,7 @@ class SweepJob:
             number=settings.job.num,
             state="running",
             values=self.sweep.values_of(task),
+            metric=self.sweep.metric,
             host=socket.gethostname(),
             pid=os.getpid(),
         )
@@ -131,7 +132,7 @@ def _ended(record: JobRecord, config: RunConfig) -> JobRecord:
     status, epochs = read_status(paths), last_epochs(paths.metrics)
     return replace(
         record,
-        objective=objective_of(paths.metrics),
+        objective=objective_of(paths.metrics, record.metric),
         agent_step=0 if status is None else status.agent_step,
         seconds=epochs[-1].get(TOTAL_TIME) if epochs else None,
     )

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 from metta_train.cli.exit_codes import CRASH, DONE, INTERRUPTED, PREEMPTED
 from metta_train.cli.sweep import Sweep
 from metta_train.cli.sweep_signals import is_alive
+from metta_train.reporting.curves import last_epochs
 from metta_train.reporting.redaction import redact_argv
-from metta_train.reporting.results import print_results, results_console
+from metta_train.reporting.results import print_results, results_console, shown_path
 from metta_train.reporting.run_view import duration, number
 from metta_train.reporting.statistics import Estimate
 from metta_train.sweeps.job_records import JobRecord
 from metta_train.sweeps.job_results import SettingResult, settings_of, write_csv
-from metta_train.sweeps.objective import REWARD
+from metta_train.sweeps.objective import objective_of, why_none
+from metta_train.training.run_folder import RunPaths
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 KILLED = "its process ended without a word (killed, perhaps for lack of memory)"
 NOT_STARTED = "not started"
+LOWER = {"maximize": "", "minimize": " (lower is better)"}
 WIDE = 110  # columns from which on the mean has its interval too
 _LABEL = "dim"
 _POLL = 0.5  # seconds
@@ -47,12 +50,14 @@ def finish_sweep(sweep: Sweep, arguments: Sequence[str], launcher_error: str | N
     """
     jobs = _settled(sweep, launcher_error)
     sweep.records.forget_stop(sweep.start)
-    everything = sweep.records.read()
+    everything = tuple(_measured(sweep, job) for job in sweep.records.read())
     file = write_csv(sweep.folder, everything) if everything else None
     console = results_console()
-    print_results(console, report(sweep.name, everything, jobs, console.width))
+    print_results(console, report(sweep, everything, jobs, console.width))
     if file is not None:
         print(shown_path(file))
+    if any(job.objective is not None for job in everything):
+        _suggest(sweep)
     again = [job for job in jobs if job.state != "done"]
     if again:
         words = [word for word in redact_argv(arguments) if not word.startswith("run=")]
@@ -68,11 +73,23 @@ def finish_sweep(sweep: Sweep, arguments: Sequence[str], launcher_error: str | N
     return codes[0] if codes else DONE
 
 
-def report(name: str, everything: Sequence[JobRecord], jobs: Sequence[JobRecord], width: int) -> list[RenderableType]:
+def _suggest(sweep: Sweep) -> None:
+    """What to type next; jobs of several names of `run` have no pattern in common."""
+    if "run" not in sweep.common:
+        return
+    usual = Path(os.environ.get("DATA_DIR") or "train_dir").resolve()  # where the other commands look
+    place = [] if sweep.data_dir == usual else ["--data-dir", str(sweep.data_dir)]
+    for purpose, program in (("draw its curves", ["metta-runs", "plot"]), ("compare its policies", ["metta-eval"])):
+        print(f"to {purpose}: {shlex.join([*program, f'{sweep.name}/*', *place])}", file=sys.stderr)
+
+
+def report(
+    sweep: Sweep, everything: Sequence[JobRecord], jobs: Sequence[JobRecord], width: int
+) -> list[RenderableType]:
     """Everything for the terminal.
 
     Args:
-        name: of the sweep.
+        sweep: after its last job.
         everything: all jobs of the sweep, also those of earlier starts.
         jobs: those of this start.
         width: columns.
@@ -87,20 +104,31 @@ def report(name: str, everything: Sequence[JobRecord], jobs: Sequence[JobRecord]
     ]
     told = ", ".join(f"{count} {word}" for count, word in counts if count)
     parts: list[RenderableType] = [
-        Text.assemble((name, "bold"), f": {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}, {told}")
+        Text.assemble((sweep.name, "bold"), f": {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}, {told}")
     ]
-    settings = settings_of(everything)
+    metric = sweep.metric
+    settings = settings_of(everything, sweep.goal)
     if settings:
-        parts += [Text(), Text(f"{REWARD}, mean over the last tenth of each run", style=_LABEL)]
+        parts += [Text(), Text(f"{metric}, mean over the last tenth of each run{LOWER[sweep.goal]}", style=_LABEL)]
         parts.append(results_table(settings, width))
-        unmeasured = sum(job.state == "done" and job.objective is None for job in everything)
+        unmeasured = [job for job in everything if job.state == "done" and job.objective is None]
         if unmeasured:
-            told = "1 job" if unmeasured == 1 else f"{unmeasured} jobs"
-            parts.append(Text(f"no episode ended in {told}: more trainer.total_timesteps would tell", style=_LABEL))
+            epochs = last_epochs(RunPaths.locate(sweep.data_dir, unmeasured[0].run).metrics)
+            why = why_none({name for epoch in epochs for name in epoch}, metric)
+            parts.append(Text(f"{len(unmeasured)} of {len(everything)} without a value: {why}", style=_LABEL))
     missing = [job for job in jobs if job.state != "done"]
     if missing:
         parts += [Text(), failure_table(missing)]
     return parts
+
+
+def _measured(sweep: Sweep, job: JobRecord) -> JobRecord:
+    """A job of an earlier start may have been measured by another metric."""
+    metric = sweep.metric
+    if job.metric == metric or job.state != "done":
+        return job
+    measured = objective_of(RunPaths.locate(sweep.data_dir, job.run).metrics, metric)
+    return replace(job, objective=measured, metric=metric)
 
 
 def results_table(settings: Sequence[SettingResult], width: int) -> Table:
@@ -136,11 +164,6 @@ def failure_table(jobs: Sequence[JobRecord]) -> Table:
     for job in jobs:
         table.add_row(job.run, str(job.code), job.reason or "-")
     return table
-
-
-def shown_path(file: Path) -> Path:
-    """As one would write it here."""
-    return file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else file
 
 
 def _settled(sweep: Sweep, launcher_error: str | None) -> tuple[JobRecord, ...]:

@@ -76,6 +76,8 @@ def request_of(options: argparse.Namespace) -> Request:
     for override in overrides:
         if override.lstrip("+~").startswith(("hydra.", "hydra/")) or override.startswith("restart="):
             raise ConfigError(f"{override}: has no place in a search; its trials are processes of their own")
+        if override.lstrip("+~").startswith("objective."):
+            raise ConfigError(f"{override}: has no place in a search; its space names metric and goal")
     data_dir = (Path(folders[-1]) if folders else data_dir_of(options)).expanduser().resolve()
     name = names[-1] if names else f"sweep-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     folder = located(data_dir, name)
@@ -94,6 +96,9 @@ def request_of(options: argparse.Namespace) -> Request:
     if spaces or overrides:
         values["overrides"] = [*(_overrides_in(values) if spaces else ()), *overrides]
     config = _validated(values, spaces[0] if spaces else str(SearchFolder(folder).settings))
+    for override in config.overrides:
+        if override.lstrip("+").partition("=")[0] in config.parameters:
+            raise ConfigError(f"{override}: the space searches this key, so every trial has its own value")
     trials = config.trials if options.trials is None else options.trials
     return Request(config, name, data_dir, config_dir, options.jobs, trials)
 

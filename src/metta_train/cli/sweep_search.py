@@ -8,21 +8,21 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from metta_train.cli.arguments import Parser, add_data_dir, add_version, data_dir_of, reported
+from metta_train.cli.arguments import HelpText, Parser, add_data_dir, add_version, data_dir_of, reported
 from metta_train.cli.compose import quoted
 from metta_train.cli.exit_codes import DONE, PREEMPTED
 from metta_train.cli.signals import BATCH_SIGNALS
-from metta_train.cli.sweep_report import shown_path
 from metta_train.cli.sweep_request import Request, adopt_settings, look_interval, request_of
 from metta_train.cli.sweep_search_report import report, trial_line, write_trials_csv
-from metta_train.reporting.results import plain, print_json, print_results, results_console
+from metta_train.reporting.results import plain, print_json, print_results, results_console, shown_path
 from metta_train.specs.config_errors import ConfigError
 from metta_train.sweeps.config import SweepConfig
+from metta_train.sweeps.devices import visible_devices
 from metta_train.sweeps.search import Search
 from metta_train.sweeps.search_method import SearchMethod
 from metta_train.sweeps.trial import Trial, TrialLog
@@ -58,14 +58,20 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         usage="metta-sweep [SPACE] [run=NAME] [key=value ...] [option ...]",
         description=DESCRIPTION,
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpText,
         allow_abbrev=False,
     )
     add = parser.add_argument
     add_version(parser)
     add("words", nargs="*", metavar="SPACE, key=value", help="a name in conf/sweep/ or a file; overrides of all trials")
     add("--trials", type=int, metavar="N", help="in all; default what the space says; 0 only shows")
-    add("--jobs", type=int, default=1, metavar="N", help="trials that run at a time; default 1")
+    add(
+        "--jobs",
+        type=int,
+        default=1,
+        metavar="N",
+        help="trials that run at a time, on several GPUs one each; default 1",
+    )
     add("--method", choices=("optuna", "protein"), help="default what the space says")
     add("--seed", type=int, metavar="N", help="of the search; default what the space says")
     add("--json", action="store_true", help="print the result as JSON")
@@ -99,6 +105,9 @@ def _search(request: Request, log: TrialLog, look_every: int) -> bool:
     if sum(trial.ended for trial in trials.values()) >= request.trials:
         return False
     method = _method(request, log)
+    devices = _devices(request)
+    if len(devices) > 1:
+        print(f"{request.jobs} trials at a time, each on one of {len(devices)} GPUs", file=sys.stderr)
     search = Search(
         request.config.model_copy(update={"trials": request.trials}),
         method,
@@ -106,13 +115,22 @@ def _search(request: Request, log: TrialLog, look_every: int) -> bool:
         log,
         lambda trial: _process(request, trial),
         look_every=look_every,
-        told=lambda trial: print(trial_line(trial), file=sys.stderr, flush=True),
+        told=lambda trial: print(
+            trial_line(trial, is_best=_is_best(request.config, trial, search.trials)), file=sys.stderr, flush=True
+        ),
+        devices=devices,
     )
     with _stop_on_signals(search.stop):
         search.run(request.jobs)
     if search.gives_up:
         print("every trial fails, so no other was begun", file=sys.stderr)
     return search.stopping
+
+
+def _devices(request: Request) -> tuple[str, ...]:
+    """GPUs to share out; none when the trials run one after the other, or are told which device to use."""
+    chosen = "device" in request.config.parameters or any(o.startswith("device=") for o in request.config.overrides)
+    return () if request.jobs == 1 or chosen else visible_devices(os.environ)
 
 
 def _method(request: Request, log: TrialLog) -> SearchMethod:
@@ -172,6 +190,11 @@ def _again(request: Request, best: Trial) -> dict[str, str]:
             ["metta-train", "-m", "seed=11,12,13", *of_seeds.values(), f"run={request.name}-seeds"]
         ),
     }
+
+
+def _is_best(config: SweepConfig, trial: Trial, trials: Mapping[int, Trial]) -> bool:
+    done = [other for other in trials.values() if other.state == "done"]
+    return len(done) > 1 and min(done, key=lambda other: _rank(config, other)).number == trial.number
 
 
 def _rank(config: SweepConfig, trial: Trial) -> tuple[int, float, int]:

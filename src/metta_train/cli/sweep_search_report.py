@@ -24,18 +24,18 @@ _LABEL = "dim"
 _STATE_STYLE = {"done": "green", "pruned": "yellow", "failed": "red", "stopped": "yellow", "running": "cyan"}
 
 
-def trial_line(trial: Trial) -> str:
-    """One line about a trial that begins or ends."""
+def trial_line(trial: Trial, *, is_best: bool = False) -> str:
+    """One line about a trial that begins, with its values, or ends; `is_best` so far."""
     labels = short_keys(list(trial.values))
     values = " ".join(f"{labels[key]}={_shown(value)}" for key, value in trial.values.items())
     told = {
-        "running": "started",
-        "done": f"{number(trial.score)} in {_time(trial)}",
+        "running": f"started with {values}",
+        "done": f"done: {number(trial.score)} in {_time(trial)}{', the best so far' if is_best else ''}",
         "pruned": f"stopped as hopeless at {trial.agent_step:,} agent steps, {number(trial.score)} in {_time(trial)}",
         "failed": f"failed with {trial.code}: {trial.reason}",
         "stopped": f"saved at {trial.agent_step:,} agent steps",
     }
-    return f"{trial.name} ({values}): {told[trial.state]}"
+    return f"{trial.name} {told[trial.state]}"
 
 
 def report(name: str, config: SweepConfig, ranked: Sequence[Trial], width: int) -> list[RenderableType]:

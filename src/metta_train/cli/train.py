@@ -100,7 +100,7 @@ def _run(composition: Composition, command: Sequence[str]) -> int:
     return _train(config, command)
 
 
-def _train(config: RunConfig, command: Sequence[str]) -> int:
+def _train(config: RunConfig, command: Sequence[str], *, suggests: bool = True) -> int:
     # OpenMP's threads spin while they wait for each other, unless told otherwise before torch loads it. With another
     # process on the cores each wait then costs a time slice: the default run at 1,430 steps/s instead of 4,770 (two
     # cores, measured side by side); alone on the machine the setting costs about 5 %.
@@ -109,7 +109,7 @@ def _train(config: RunConfig, command: Sequence[str]) -> int:
     with stop_on_signals(stop):
         from metta_train.assembly.run import train  # torch and the environments are imported here, after all checks
 
-        epochs = train(config, command, stop)
+        epochs = train(config, command, stop, suggests=suggests)
         try:
             next(epochs, None)
         except ValueError as error:
@@ -141,7 +141,7 @@ def _sweep(arguments: list[str], sweep: Sweep, source: ConfigSource) -> int:
 
 
 def _train_job(config: RunConfig, command: Sequence[str]) -> int:
-    return _train(config, command)
+    return _train(config, command, suggests=False)
 
 
 # ----- the edges: arguments, Hydra, and what the user sees of an error

@@ -33,6 +33,22 @@ class Segments:
     def num_segments(self) -> int:
         return self.actions.shape[0]
 
+    def part(self, rows: slice) -> Segments:
+        """Views of some of them."""
+        return Segments(
+            observations=self.observations[rows],
+            actions=self.actions[rows],
+            log_probs=self.log_probs[rows],
+            values=self.values[rows],
+            rewards=self.rewards[rows],
+            terminations=self.terminations[rows],
+            truncations=self.truncations[rows],
+            truncation_values=self.truncation_values[rows],
+            resets=self.resets[rows],
+            state=self.state.rows(rows),
+            bootstrap_values=self.bootstrap_values[rows],
+        )
+
     def select(self, index: Tensor) -> Segments:
         """Copies of the segments `index [N]` (int64), in that order."""
         index = index.to(self.actions.device)

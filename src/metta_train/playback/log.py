@@ -31,7 +31,7 @@ def summary(cast: Cast, episode: int, last: Moment) -> str:
     text = f"episode {episode}: {last.step} steps, reward {last.score:.4f}"
     if cast.num_agents > 1:
         best = int(last.totals.argmax())
-        most = f", agent {best} earned most: {last.totals[best]:.4f}" if last.totals[best] > 0 else ""
+        most = f"; most: agent {best}, {last.totals[best]:.4f}" if last.totals[best] > 0 else ""
         text += f" (mean of {cast.num_agents} agents{most})"
     return text
 

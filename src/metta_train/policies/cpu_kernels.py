@@ -20,6 +20,7 @@ from numba.extending import overload
 from numpy.typing import NDArray
 from torch import Tensor
 
+from metta_train.policies.kernel_cache import KernelCache
 from metta_train.specs.environment_spec import PADDING_LOCATION
 
 # Not "nnan" and "ninf": the guard against non-finite numbers must see them.
@@ -28,7 +29,9 @@ PADDING = np.uint8(PADDING_LOCATION)
 
 
 def _kernel(function: Callable[..., Any]) -> Callable[..., Any]:
-    return numba.njit(function, fastmath=_MATH, error_model="numpy", nogil=True, cache=True)
+    compiled: Any = numba.njit(function, fastmath=_MATH, error_model="numpy", nogil=True)
+    compiled._cache = KernelCache(function)  # in the place of the one that cache=True makes
+    return compiled
 
 
 def _inline(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -41,16 +44,16 @@ def numbers_of(tensor: Tensor) -> NDArray[np.float32] | NDArray[np.uint16]:
     return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
-def _get(array: Any, index: int) -> float:  # noqa: ANN401  # for Numba alone, see _compiled_get
+def _get(array: Any, index: int) -> float:  # for Numba alone, see _compiled_get
     raise NotImplementedError
 
 
-def _put(array: Any, index: int, value: Any) -> None:  # noqa: ANN401  # for Numba alone, see _compiled_put
+def _put(array: Any, index: int, value: Any) -> None:  # for Numba alone, see _compiled_put
     raise NotImplementedError
 
 
 @overload(_get, jit_options={"fastmath": _MATH})
-def _compiled_get(array, index):  # noqa: ANN001, ANN202
+def _compiled_get(array, index):
     """array[index] as float32."""
     if array.dtype == types.uint16:
         return lambda array, index: np.uint32(np.uint32(array[index]) << np.uint32(16)).view(np.float32)
@@ -58,25 +61,25 @@ def _compiled_get(array, index):  # noqa: ANN001, ANN202
 
 
 @overload(_put, jit_options={"fastmath": _MATH})
-def _compiled_put(array, index, value):  # noqa: ANN001, ANN202
+def _compiled_put(array, index, value):
     """array[index] <- value, rounded to nearest, ties to even."""
     if array.dtype == types.uint16:
 
-        def put_bits(array, index, value) -> None:  # noqa: ANN001
+        def put_bits(array, index, value) -> None:
             word = np.float32(value).view(np.uint32)
             odd = np.uint32(np.uint32(word >> np.uint32(16)) & np.uint32(1))
             array[index] = np.uint16(np.uint32(word + np.uint32(np.uint32(0x7FFF) + odd)) >> np.uint32(16))
 
         return put_bits
 
-    def put(array, index, value) -> None:  # noqa: ANN001
+    def put(array, index, value) -> None:
         array[index] = value
 
     return put
 
 
 @_inline
-def _tanh(value):  # noqa: ANN001, ANN202
+def _tanh(value):
     """A quotient of polynomials, x P(x^2) / Q(x^2), fitted to tanh on [-9, 9]; error at most 4e-7.
 
     The coefficients are those of the rational minimax fit that Eigen and XLA use for float32.
@@ -100,7 +103,7 @@ def _tanh(value):  # noqa: ANN001, ANN202
 
 
 @_kernel
-def tanh_of_sum(sums, bias) -> None:  # noqa: ANN001
+def tanh_of_sum(sums, bias) -> None:
     """sums[n, j] <- tanh(sums[n, j] + bias[j]); the bias is float32."""
     for n in range(sums.shape[0]):
         row = sums[n]
@@ -109,7 +112,7 @@ def tanh_of_sum(sums, bias) -> None:  # noqa: ANN001
 
 
 @_kernel
-def relu_of_sum(sums, bias) -> None:  # noqa: ANN001
+def relu_of_sum(sums, bias) -> None:
     """sums[n, j] <- max(0, sums[n, j] + bias[j]); the bias is float32."""
     for n in range(sums.shape[0]):
         row = sums[n]
@@ -119,7 +122,7 @@ def relu_of_sum(sums, bias) -> None:  # noqa: ANN001
 
 
 @_kernel
-def through_tanh(grad, outputs, grad_sums, grad_bias) -> None:  # noqa: ANN001
+def through_tanh(grad, outputs, grad_sums, grad_bias) -> None:
     """grad_sums <- grad (1 - outputs^2), grad_bias += its sum over rows, in float32."""
     for n in range(grad.shape[0]):
         grad_row, output_row, sum_row = grad[n], outputs[n], grad_sums[n]
@@ -131,7 +134,7 @@ def through_tanh(grad, outputs, grad_sums, grad_bias) -> None:  # noqa: ANN001
 
 
 @_kernel
-def through_relu(grad, outputs, grad_sums, grad_bias) -> None:  # noqa: ANN001
+def through_relu(grad, outputs, grad_sums, grad_bias) -> None:
     """grad_sums <- grad where outputs > 0, else 0; grad_bias += its sum over rows, in float32."""
     for n in range(grad.shape[0]):
         grad_row, output_row, sum_row = grad[n], outputs[n], grad_sums[n]
@@ -142,7 +145,7 @@ def through_relu(grad, outputs, grad_sums, grad_bias) -> None:  # noqa: ANN001
 
 
 @_kernel
-def weighted_sums(inputs, weight, bias, out) -> None:  # noqa: ANN001
+def weighted_sums(inputs, weight, bias, out) -> None:
     """out[n] <- bias + sum over j of inputs[n, j] weight[j]; all but the inputs are float32."""
     for n in range(inputs.shape[0]):
         row = inputs[n]
@@ -153,7 +156,7 @@ def weighted_sums(inputs, weight, bias, out) -> None:  # noqa: ANN001
 
 
 @_kernel
-def through_weighted_sums(grad, inputs, weight, grad_inputs, grad_weight) -> None:  # noqa: ANN001
+def through_weighted_sums(grad, inputs, weight, grad_inputs, grad_weight) -> None:
     """grad_inputs[n, j] <- grad[n] weight[j], grad_weight[j] += sum over n of grad[n] inputs[n, j]."""
     for n in range(inputs.shape[0]):
         row, target, slope = inputs[n], grad_inputs[n], grad[n]
@@ -163,7 +166,7 @@ def through_weighted_sums(grad, inputs, weight, grad_inputs, grad_weight) -> Non
 
 
 @_kernel
-def place_tokens(tokens, cells, first_channels, channel_offsets, scaled_values, board, places, values, ends) -> int:  # noqa: ANN001
+def place_tokens(tokens, cells, first_channels, channel_offsets, scaled_values, board, places, values, ends) -> int:
     """The tokens that a box would show, row after row.
 
     Args:
@@ -211,7 +214,17 @@ def place_tokens(tokens, cells, first_channels, channel_offsets, scaled_values, 
 
 
 @_kernel
-def convolve_places(places, values, ends, weight, bias, stride, relu, out) -> None:  # noqa: ANN001
+def _windows_over(side, kernel, stride):
+    """[16, 2]: the first window of a side over each cell of it, and the end of its windows."""
+    windows = np.empty((16, 2), np.uint32)
+    for cell in range(16):
+        windows[cell, 0] = max(0, (cell - kernel + stride) // stride)
+        windows[cell, 1] = min(side, cell // stride + 1)
+    return windows
+
+
+@_kernel
+def convolve_places(places, values, ends, weight, bias, stride, relu, out) -> None:
     """out[n, y, x] <- bias + sum of value * weight[row - y stride, column - x stride, channel] over the row's places.
 
     Args:
@@ -226,6 +239,7 @@ def convolve_places(places, values, ends, weight, bias, stride, relu, out) -> No
     """
     kernel = weight.shape[0]
     num_rows, height, width, size = out.shape
+    rows, columns = _windows_over(height, kernel, stride), _windows_over(width, kernel, stride)
     sums = np.empty((height, width, size), np.float32)  # of one row: they stay in the cache
     flat_sums, flat_out = sums.reshape(-1), out.reshape(num_rows, -1)
     first = 0
@@ -238,8 +252,8 @@ def convolve_places(places, values, ends, weight, bias, stride, relu, out) -> No
         for place in range(first, ends[n]):
             row, column, channel = places[place] >> 20, (places[place] >> 16) & 15, places[place] & 0xFFFF
             value = values[place]
-            for y in range(max(0, (row - kernel + stride) // stride), min(height, row // stride + 1)):
-                for x in range(max(0, (column - kernel + stride) // stride), min(width, column // stride + 1)):
+            for y in range(rows[row, 0], rows[row, 1]):
+                for x in range(columns[column, 0], columns[column, 1]):
                     source = weight[row - y * stride, column - x * stride, channel]
                     target = sums[y, x]
                     for j in range(size):
@@ -251,10 +265,11 @@ def convolve_places(places, values, ends, weight, bias, stride, relu, out) -> No
 
 
 @_kernel
-def through_places(places, values, ends, stride, relu, outputs, grad, grad_weight, grad_bias) -> None:  # noqa: ANN001
+def through_places(places, values, ends, stride, relu, outputs, grad, grad_weight, grad_bias) -> None:
     """Adds what grad [N, height, width, O] of `convolve_places` says to grad_weight [k, k, C, O] and grad_bias [O]."""
     kernel = grad_weight.shape[0]
     num_rows, height, width, size = grad.shape
+    rows, columns = _windows_over(height, kernel, stride), _windows_over(width, kernel, stride)
     sums = np.empty((height, width, size), np.float32)
     first = 0
     for n in range(num_rows):
@@ -268,10 +283,118 @@ def through_places(places, values, ends, stride, relu, outputs, grad, grad_weigh
         for place in range(first, ends[n]):
             row, column, channel = places[place] >> 20, (places[place] >> 16) & 15, places[place] & 0xFFFF
             value = values[place]
-            for y in range(max(0, (row - kernel + stride) // stride), min(height, row // stride + 1)):
-                for x in range(max(0, (column - kernel + stride) // stride), min(width, column // stride + 1)):
+            for y in range(rows[row, 0], rows[row, 1]):
+                for x in range(columns[column, 0], columns[column, 1]):
                     target = grad_weight[row - y * stride, column - x * stride, channel]
                     source = sums[y, x]
                     for j in range(size):
                         target[j] += value * source[j]
         first = ends[n]
+
+
+@_inline
+def _sigmoid(value):
+    return np.float32(0.5) * _tanh(np.float32(0.5) * value) + np.float32(0.5)
+
+
+@_inline
+def _copy_unless(zeroed, source, target) -> None:
+    if zeroed:
+        for j in range(target.size):
+            target[j] = np.float32(0)
+    else:
+        for j in range(target.size):
+            target[j] = source[j]
+
+
+@_kernel
+def open_memory(resets, first, memory) -> None:
+    """memory[:, 0] <- first [B, H], zeros for rows that reset at step 0; resets bool [B, T], memory [B, T, H]."""
+    for b in range(resets.shape[0]):
+        _copy_unless(resets[b, 0], first[b], memory[b, 0])
+
+
+@_kernel
+def lstm_step(step, resets, bias, gates, hidden, cells, tanh_cells, outputs, last_cells) -> None:
+    """What follows the matrix products in one step of one LSTM layer.
+
+    Args:
+        step: t.
+        resets: bool [B, T].
+        bias: [4 H].
+        gates: [B, T, 4 H], at t the sums without bias, which become the gates i, f, g, o.
+        hidden: [B, T, H]; t + 1 is filled, with zeros for rows that reset there.
+        cells: [B, T, H], at t the cells before the step; t + 1 is filled like `hidden`.
+        tanh_cells: [B, T, H], t is filled.
+        outputs: [B, T, H], t is filled.
+        last_cells: [B, H], filled by the last step.
+    """
+    num_rows, num_steps, size = outputs.shape
+    # Slices, because Numba makes vector code of loops that begin at 0.
+    bias_both, bias_candidate, bias_leaving = bias[: 2 * size], bias[2 * size : 3 * size], bias[3 * size :]
+    for b in range(num_rows):
+        row, before, cell, output = gates[b, step], cells[b, step], tanh_cells[b, step], outputs[b, step]
+        both, candidate, leaving = row[: 2 * size], row[2 * size : 3 * size], row[3 * size :]
+        for j in range(both.size):
+            both[j] = _sigmoid(both[j] + bias_both[j])
+        for j in range(candidate.size):
+            candidate[j] = _tanh(candidate[j] + bias_candidate[j])
+        for j in range(leaving.size):
+            leaving[j] = _sigmoid(leaving[j] + bias_leaving[j])
+        entering, forgetting = both[:size], both[size:]
+        for j in range(cell.size):
+            cell[j] = forgetting[j] * before[j] + entering[j] * candidate[j]
+        if step + 1 < num_steps:
+            _copy_unless(resets[b, step + 1], cell, cells[b, step + 1])
+        else:
+            _copy_unless(False, cell, last_cells[b])
+        for j in range(cell.size):
+            cell[j] = _tanh(cell[j])
+            output[j] = leaving[j] * cell[j]
+        if step + 1 < num_steps:
+            _copy_unless(resets[b, step + 1], output, hidden[b, step + 1])
+
+
+@_kernel
+def through_lstm_step(
+    step, resets, gates, cells, tanh_cells, grad_outputs, grad_hidden, grad_cells, grad_gates, grad_bias
+) -> None:
+    """The way back through `lstm_step`.
+
+    Args:
+        step: t; later steps have been gone through.
+        resets: as there.
+        gates: as there, filled.
+        cells: as there, filled.
+        tanh_cells: as there, filled.
+        grad_outputs: [B, T, H].
+        grad_hidden: [B, H], of the memory that step t left for step t + 1.
+        grad_cells: [B, H], of the cells that step t left; becomes that of the cells that it found.
+        grad_gates: [B, T, 4 H], filled at t with the gradient of the sums.
+        grad_bias: [4 H], added to.
+    """
+    num_rows, num_steps, size = tanh_cells.shape
+    for b in range(num_rows):
+        row, before, cell = gates[b, step], cells[b, step], tanh_cells[b, step]
+        entering, forgetting = row[:size], row[size : 2 * size]
+        candidate, leaving = row[2 * size : 3 * size], row[3 * size :]
+        target = grad_gates[b, step]
+        to_entering, to_forgetting = target[:size], target[size : 2 * size]
+        to_candidate, to_leaving = target[2 * size : 3 * size], target[3 * size :]
+        above, later, carried = grad_outputs[b, step], grad_hidden[b], grad_cells[b]
+        if step + 1 < num_steps and resets[b, step + 1]:  # the next step did not see what this one left
+            for j in range(size):
+                later[j] = np.float32(0)
+                carried[j] = np.float32(0)
+        for j in range(size):
+            grad = above[j] + later[j]
+            to_leaving[j] = grad * cell[j] * leaving[j] * (np.float32(1) - leaving[j])
+            carried[j] += grad * leaving[j] * (np.float32(1) - cell[j] * cell[j])
+        for j in range(size):
+            to_entering[j] = carried[j] * candidate[j] * entering[j] * (np.float32(1) - entering[j])
+            to_candidate[j] = carried[j] * entering[j] * (np.float32(1) - candidate[j] * candidate[j])
+        for j in range(size):
+            to_forgetting[j] = carried[j] * before[j] * forgetting[j] * (np.float32(1) - forgetting[j])
+            carried[j] *= forgetting[j]
+        for j in range(target.size):
+            grad_bias[j] += target[j]

@@ -25,6 +25,11 @@ _HELD = signal.valid_signals() - {
 }
 
 
+def hold_signals() -> None:
+    """From now on no signal is delivered to this thread; another one takes it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _HELD)
+
+
 @contextmanager
 def signals_held() -> Iterator[None]:
     """Signals to this thread, and to threads that it starts, are delivered after the block."""

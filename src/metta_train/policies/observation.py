@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from threading import Lock
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from metta_train.policies import cpu_kernels
 from metta_train.specs.environment_spec import GLOBAL_LOCATION, PADDING_LOCATION, EnvironmentSpec, TokenObservation
+
+_COUNTING = Lock()  # threads may share a policy
 
 
 def token_observation(spec: EnvironmentSpec, policy: str) -> TokenObservation:
@@ -144,7 +147,9 @@ class TokenBox(nn.Module):
         values = np.empty(rows * num_tokens, np.float32)
         ends = np.empty(rows, np.int32)
         board = np.full(256 * self.num_channels, -1, np.int32)
-        self.ignored_tokens += cpu_kernels.place_tokens(tokens.numpy(), *self._placing, board, places, values, ends)
+        ignored = cpu_kernels.place_tokens(tokens.numpy(), *self._placing, board, places, values, ends)
+        with _COUNTING:
+            self.ignored_tokens += ignored
         used = int(ends[-1]) if rows else 0
         return PlacedTokens(places[:used], values[:used], ends)
 

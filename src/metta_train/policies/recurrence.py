@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor, nn
 
+from metta_train.policies.cpu_lstm import cpu_lstm, suits_cpu_lstm
 from metta_train.policies.held_signals import signals_held
 from metta_train.policies.initialization import Initializer, LstmBiasMode, LstmInputBias, Orthogonal, Zeros
 from metta_train.policies.watched import is_watched
@@ -37,9 +38,9 @@ def lstm_initial_values(num_layers: int, bias_init: LstmBiasMode) -> dict[str, I
 def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tensor) -> tuple[Tensor, RecurrentState]:
     """T steps of B rows through a batch-first LSTM; row b is zeroed before step t where `resets[b, t]`.
 
-    All rows go through torch's fused kernel as if they had no reset after their first step; what follows a reset is
-    played again from zeros and replaces that, one call for each step at which rows reset. One step costs one call and
-    nothing depends on the data.
+    In float32 on the CPU, `cpu_lstm.py` does it. Else all rows go through torch's fused kernel as if they had no reset
+    after their first step; what follows a reset is played again from zeros and replaces that, one call for each step
+    at which rows reset. One step costs one call and nothing depends on the data.
 
     Args:
         lstm: `batch_first=True`, not bidirectional, no dropout.
@@ -50,6 +51,8 @@ def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
     Returns:
         Outputs `[B, T, hidden_size]` and the state after the last step.
     """
+    if suits_cpu_lstm(lstm, inputs) and not is_watched(lstm):
+        return cpu_lstm(lstm, inputs, state, resets)
     state = state.zero_where(resets[:, 0])
     if inputs.shape[1] == 1:
         return _run_piece(lstm, inputs, state)

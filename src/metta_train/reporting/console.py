@@ -13,6 +13,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from metta_train.reporting.reporter import Reporter, RunHeader, RunOutcome
+from metta_train.reporting.results import shown_path
 from metta_train.reporting.run_view import RunView, SavedCheckpoint, duration, number, sparkline
 from metta_train.specs.records import EpochRecord, EvaluationScores
 
@@ -182,8 +183,10 @@ class LiveConsole(Reporter):
 
 def plain_line(view: RunView) -> str:
     """`epoch 12 | step 98,304 of 1,000,000 (9.8 %) | 12,345 steps/s | ...`; ASCII only."""
+    # The jobs of a sweep may print at the same time.
+    job = f"{view.header.run} " if "/" in view.header.run else ""
     parts = [
-        f"epoch {view.epoch}",
+        f"{job}epoch {view.epoch}",
         f"step {view.agent_step:,} of {view.header.total_timesteps:,} ({view.share_done:.1%})",
     ]
     if view.steps_per_second is not None and view.seconds_left is not None:
@@ -238,7 +241,7 @@ def dashboard(view: RunView, width: int, *, elapsed: float, since_checkpoint: fl
     header = view.header
     parts: list[RenderableType] = [
         _progress_bar(view, inner),
-        _counters(view, elapsed),
+        _counters(view, elapsed, inner),
         Text(),
         _reward(view, inner),
         *_evaluation(view, inner),
@@ -269,19 +272,21 @@ def _progress_bar(view: RunView, width: int) -> Text:
     return Text.assemble(("━" * filled, _ACCENT), ("─" * (cells - filled), _LABEL), " ", (label, "bold"))
 
 
-def _counters(view: RunView, elapsed: float) -> Table:
+def _counters(view: RunView, elapsed: float, width: int) -> Table:
     from rich.table import Table
     from rich.text import Text
 
     rate = "-" if view.steps_per_second is None else f"{view.steps_per_second:,.0f}"
     left = "-" if view.seconds_left is None else duration(view.seconds_left)
-    row = Table.grid(expand=True)
     cells = [
         ("left", _count(view.agent_step), f" of {_count(view.header.total_timesteps)} steps"),
         ("center", rate, " steps/s"),
         ("center", duration(elapsed), " elapsed"),
         ("right", left, " left"),
     ]
+    if sum(len(value) + len(unit) + 2 for _, value, unit in cells) > width:
+        del cells[2]  # what is left tells more than what is over
+    row = Table.grid(expand=True)
     for justify, _, _ in cells:
         row.add_column(justify=justify, no_wrap=True)  # pyright: ignore[reportArgumentType]  # a literal per cell
     row.add_row(*(Text.assemble((value, "bold"), (unit, _LABEL)) for _, value, unit in cells))
@@ -427,19 +432,13 @@ def _print_summary(console: Console, view: RunView, outcome: RunOutcome) -> None
         scores, best = view.evaluation, view.best_evaluation
         last = f"{number(scores.score)} at epoch {scores.epoch}"
         lines.append(_fact("evaluation", f"{last}, best {number(best.score)} at epoch {best.epoch}"))
-    lines.append(_fact("run folder", _shown_path(view.header.folder)))
+    lines.append(_fact("run folder", str(shown_path(view.header.folder))))
     if outcome.checkpoint is not None:
-        lines.append(_fact("checkpoint", _shown_path(outcome.checkpoint)))
+        lines.append(_fact("checkpoint", str(shown_path(outcome.checkpoint))))
     for step in outcome.next_commands:
         lines += [Text(f"to {step.purpose}:", style=_LABEL), Text(f"  {step.command}")]
     for line in lines:
         console.print(line, soft_wrap=True)
-
-
-def _shown_path(path: Path) -> str:
-    """Relative when it lies below the working directory."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _fact(label: str, value: str) -> Text:

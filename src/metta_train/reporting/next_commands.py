@@ -12,7 +12,14 @@ _LENGTH_KEY = "trainer.total_timesteps"
 
 
 def next_commands(
-    command: Sequence[str], *, run: str, total_timesteps: int, agent_step: int, data_dir: str | None, saved: bool
+    command: Sequence[str],
+    *,
+    run: str,
+    total_timesteps: int,
+    agent_step: int,
+    data_dir: str | None,
+    saved: bool,
+    rewarded: bool,
 ) -> tuple[NextCommand, ...]:
     """Everything that makes sense: measure it, watch it, draw it, continue it.
 
@@ -23,9 +30,10 @@ def next_commands(
         agent_step: as of `continue_commands`.
         data_dir: where the run lies; None where every command looks by itself.
         saved: whether there is a checkpoint.
+        rewarded: whether an episode has ended, so that there is a reward to draw.
     """
     place = [] if data_dir is None else ["--data-dir", data_dir]
-    looks = [("plot its reward", ["metta-runs", "plot", run])] if agent_step else []
+    looks = [("plot its reward", ["metta-runs", "plot", run])] if rewarded else []
     if saved:
         looks = [
             ("evaluate it beside the random policy", ["metta-eval", run, "--random"]),
@@ -53,5 +61,7 @@ def continue_commands(
     if agent_step < total_timesteps:
         return (NextCommand("continue the run", shlex.join(arguments)),)
     arguments = [argument for argument in arguments if argument.lstrip("+").partition("=")[0] != _LENGTH_KEY]
-    arguments.append(f"{_LENGTH_KEY}={2 * total_timesteps}")
+    # A run whose goal was lowered has done more than it.
+    longer = 2 * (total_timesteps if 2 * total_timesteps > agent_step else agent_step)
+    arguments.append(f"{_LENGTH_KEY}={longer}")
     return (NextCommand("train it for twice as long", shlex.join(arguments)),)

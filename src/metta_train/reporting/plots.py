@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from metta_train.reporting.curves import Band, Curve
 from metta_train.reporting.storage import storage_errors
-from metta_train.reporting.terminal_chart import amount
+from metta_train.reporting.terminal_chart import tick_label
 from metta_train.specs.config_errors import ConfigError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _draw(axes: Axes, panel: Panel, x_title: str) -> None:
         axes.plot(values.x, values.y, color=colour, linestyle=style, linewidth=1.5, label=line.label)
     axes.set_title(panel.title, fontsize=10)
     axes.set_xlabel(x_title)
-    axes.xaxis.set_major_formatter(lambda value, _: amount(value))
+    axes.xaxis.set_major_formatter(lambda value, _: tick_label(value, axes.xaxis.get_majorticklocs().tolist()))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, linewidth=0.3, alpha=0.5)
     if panel.lines:

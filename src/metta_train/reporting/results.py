@@ -49,6 +49,12 @@ def print_results(console: Console, parts: Iterable[RenderableType]) -> None:
     sys.stdout.write(text)
 
 
+def shown_path(path: Path) -> Path:
+    """Relative when it lies below the working directory, as one would type it."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def print_json(value: object) -> None:
     """One JSON document; dataclasses are objects, paths are texts, numbers that JSON lacks are null."""
     print(json.dumps(plain(value), indent=2, allow_nan=False))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from metta_train.reporting.curves import LAST_SHARE, Curve
 from metta_train.reporting.metric_names import SCORE_PREFIX, SCORE_SUFFIX
+from metta_train.reporting.results import shown_path
 from metta_train.reporting.run_view import duration, number, sparkline
 from metta_train.reporting.terminal_chart import COLOURS, Glyphs, amount, terminal_chart
 from metta_train.specs.run_summary import CheckpointInfo, RunSummary
@@ -120,7 +121,7 @@ def run_details(details: RunDetails, width: int, glyphs: Glyphs) -> list[Rendera
         ("trains", " · ".join(word for word in _origin(details) if word)),
         ("saved", _saved(details)),
         ("last sign", f"{age(run.age)} ago, started {_times(details.starts)}"),
-        ("folder", str(run.folder)),
+        ("folder", str(shown_path(run.folder))),
     ]
     if details.command:
         facts.append(("command", details.command))

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 COLOURS = ("cyan", "yellow", "magenta", "green", "blue", "red")
 MARKS = "ox+*#@"
 _TICK_EVERY = 4  # rows
+_UNITS = (("B", 1e9), ("M", 1e6), ("k", 1e3))
+_MAX_DECIMALS = 4
 _BRAILLE = 0x2800
 # The bit of each dot of a braille character, [row][column] from the top left.
 _DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
@@ -80,11 +82,21 @@ def terminal_chart(
 
 def amount(value: float) -> str:
     """A count for an axis or a narrow column: `950`, `67.6k`, `1.00M`, `2.50B`."""
-    for unit, size in (("B", 1e9), ("M", 1e6), ("k", 1e3)):
+    for unit, size in _UNITS:
         if abs(value) >= size * 0.9995:
             scaled = value / size
             return f"{scaled:.{2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0}f}{unit}"
     return f"{value:.0f}"
+
+
+def tick_label(value: float, ticks: Sequence[float]) -> str:
+    """A tick of an axis, in the unit and with the decimals that all its ticks need: `50k` beside `100k`."""
+    largest = max(abs(tick) for tick in ticks)
+    if abs(value) <= 1e-9 * largest:
+        return "0"
+    unit, size = next(((u, s) for u, s in _UNITS if largest >= s), ("", 1.0))
+    exact = (d for d in range(_MAX_DECIMALS) if all(abs(t / size - round(t / size, d)) < 1e-6 for t in ticks))
+    return f"{value / size:.{next(exact, _MAX_DECIMALS)}f}{unit}"
 
 
 def _range(values: Sequence[NDArray[np.float64]]) -> tuple[float, float]:
@@ -140,7 +152,10 @@ def _tick_labels(low: float, high: float, height: int) -> list[str]:
     ticks = set(range(0, height, _TICK_EVERY)) | {height - 1}
     if height - 1 - max(ticks - {height - 1}) < _TICK_EVERY / 2:
         ticks -= {max(ticks - {height - 1})}
-    return [number(high - (high - low) * row / (height - 1)) if row in ticks else "" for row in range(height)]
+    values = (high - (high - low) * row / (height - 1) for row in range(height))
+    # What rounding leaves of zero is zero.
+    exact = (0.0 if abs(value) < 1e-9 * (high - low) else value for value in values)
+    return [number(value) if row in ticks else "" for row, value in enumerate(exact)]
 
 
 def _x_labels(low: float, high: float, columns: int, title: str) -> str:

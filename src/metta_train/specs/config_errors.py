@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path as FilePath
 from typing import Any, cast
 
@@ -39,8 +40,9 @@ def describe(error: ValidationError, values: Mapping[str, Any], schema: Schema) 
     return _message(path, groups[path][0], values, schema) + (f" (and {more} more)" if more else "")
 
 
+@cache
 def json_schema(model: type[BaseModel]) -> Schema:
-    """The schema that `describe` reads; keys as YAML spells them."""
+    """The schema that `describe` reads; keys as YAML spells them. To be read only: everyone gets the same one."""
     return model.model_json_schema(by_alias=True)
 
 

@@ -134,12 +134,24 @@ class ProteinConfig(ConfigModel):
     max_seconds: Positive = 3600  # no trial is proposed that is expected to take longer
 
 
+Goal = Literal["maximize", "minimize"]
+
+
+class ObjectiveConfig(ConfigModel):
+    """What the jobs of `metta-train -m` are compared by and a sweeper of Hydra is told; it changes no training."""
+
+    metric: Annotated[str, Field(min_length=1)] = REWARD
+    """Any name in metrics.jsonl; its mean over the last tenth of a job's agent steps."""
+    goal: Goal = "maximize"
+    """Which end of the table is the best."""
+
+
 class SweepConfig(ConfigModel):
     """A search."""
 
     method: Literal["optuna", "protein"] = "optuna"
     metric: Annotated[str, Field(min_length=1)] = REWARD  # its mean over the last tenth of a trial's agent steps
-    goal: Literal["maximize", "minimize"] = "maximize"
+    goal: Goal = "maximize"
     trials: Positive = 20  # in all
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0  # of the search; the trials' seed is an override like any other
     overrides: tuple[str, ...] = Field(default=(), strict=False)  # of every trial, as on metta-train's command line

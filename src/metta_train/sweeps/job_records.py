@@ -17,6 +17,7 @@ from typing import Literal
 
 from pydantic import ConfigDict, ValidationError
 
+from metta_train.reporting.metric_names import REWARD
 from metta_train.reporting.storage import replace_file, storage_errors
 from metta_train.specs.config_model import ConfigModel
 
@@ -39,6 +40,7 @@ class JobRecord:
         reason: why it failed or stopped; one line.
         skipped: it was done before, and nothing about it changed.
         objective: what it is worth; None when nothing was measured.
+        metric: the name of that.
         agent_step: agent steps done.
         seconds: wall time of the whole run.
         host: where it runs.
@@ -54,6 +56,7 @@ class JobRecord:
     reason: str | None = None
     skipped: bool = False
     objective: float | None = None
+    metric: str = REWARD
     agent_step: int = 0
     seconds: float | None = None
     host: str = ""
@@ -72,6 +75,7 @@ class _JobFile(ConfigModel):
     reason: str | None
     skipped: bool
     objective: float | None
+    metric: str = REWARD
     agent_step: int
     seconds: float | None
     host: str

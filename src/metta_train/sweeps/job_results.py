@@ -10,6 +10,7 @@ from pathlib import Path
 
 from metta_train.reporting.statistics import ScoreSummary, summary
 from metta_train.reporting.storage import replace_file, storage_errors
+from metta_train.sweeps.config import Goal
 from metta_train.sweeps.job_names import SEED, short_keys
 from metta_train.sweeps.job_records import JobRecord
 
@@ -44,7 +45,7 @@ class SettingResult:
         return sum(told) / len(told) if told else None
 
 
-def settings_of(jobs: Sequence[JobRecord]) -> tuple[SettingResult, ...]:
+def settings_of(jobs: Sequence[JobRecord], goal: Goal = "maximize") -> tuple[SettingResult, ...]:
     """The settings of a sweep, the best one (by its interquartile mean) first, those without a score last."""
     groups: dict[tuple[tuple[str, str], ...], list[JobRecord]] = {}
     for job in jobs:
@@ -55,7 +56,7 @@ def settings_of(jobs: Sequence[JobRecord]) -> tuple[SettingResult, ...]:
         scores = [job.objective for job in members if job.state == "done" and job.objective is not None]
         label = ", ".join(f"{labels[key]}={value}" for key, value in setting)
         results.append(SettingResult(label, tuple(members), summary(scores) if scores else None))
-    return tuple(sorted(results, key=_rank))
+    return tuple(sorted(results, key=lambda result: _rank(result, goal)))
 
 
 def write_csv(folder: Path, jobs: Sequence[JobRecord]) -> Path:
@@ -79,5 +80,6 @@ def _setting(values: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in values.items() if key != SEED}
 
 
-def _rank(result: SettingResult) -> tuple[bool, float, str]:
-    return (result.score is None, -result.score.iqm.value if result.score else 0.0, result.label)
+def _rank(result: SettingResult, goal: Goal) -> tuple[bool, float, str]:
+    score = result.score.iqm.value if result.score else 0.0
+    return (result.score is None, -score if goal == "maximize" else score, result.label)

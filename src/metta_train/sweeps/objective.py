@@ -1,13 +1,13 @@
-"""What a run is worth in one number."""
+"""What a run is worth in one number, and why it may have none."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from metta_train.reporting.curves import curve, read_epochs
 from metta_train.reporting.metric_names import REWARD
-
-__all__ = ["REWARD", "objective_of"]
+from metta_train.specs.config_errors import nearest_choice
 
 
 def objective_of(metrics: Path, metric: str = REWARD) -> float | None:
@@ -22,3 +22,15 @@ def objective_of(metrics: Path, metric: str = REWARD) -> float | None:
         StorageError: it cannot be read.
     """
     return curve(read_epochs(metrics), metric).last_tenth
+
+
+def why_none(names: Iterable[str], metric: str) -> str:
+    """Why a metric has no value, in a line.
+
+    Args:
+        names: of the metrics that there are.
+        metric: the one that was asked for.
+    """
+    if metric == REWARD:
+        return f"no episode ended, so there is no {metric}: more trainer.total_timesteps would tell"
+    return f"no epoch has the metric {metric}{nearest_choice(metric, sorted(names))}"

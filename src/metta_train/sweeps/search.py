@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from metta_train.reporting.metric_names import REWARD
 from metta_train.reporting.storage import storage_errors
-from metta_train.specs.config_errors import nearest_choice
 from metta_train.sweeps.config import SweepConfig
+from metta_train.sweeps.devices import DeviceShare
+from metta_train.sweeps.objective import why_none
 from metta_train.sweeps.search_method import SearchMethod
 from metta_train.sweeps.trial import Trial, TrialLog
 from metta_train.sweeps.trial_process import TrialProcess
@@ -66,6 +66,7 @@ class Search:
         command: of a trial.
         look_every: agent steps between two comparisons of a trial with the others.
         told: hears about every trial that begins, goes on, or ends.
+        devices: GPUs; with several, each running trial sees one of them.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Search:
         *,
         look_every: int,
         told: Callable[[Trial], None],
+        devices: Sequence[str] = (),
     ) -> None:
         self._config = config
         self._method = method
@@ -86,6 +88,7 @@ class Search:
         self._command = command
         self._look_every = look_every
         self._told = told
+        self._devices = DeviceShare(devices)
         self._running: dict[int, TrialProcess] = {}
         self._looks: dict[int, int] = {}
         self._hopeless: set[int] = set()
@@ -134,7 +137,9 @@ class Search:
         self._remember(trial)
         run = self._folder.path / trial.name
         log = self._folder.path / LOGS / f"{trial.name}.log"
-        self._running[trial.number] = TrialProcess(self._command(trial), log, run / "metrics.jsonl")
+        self._running[trial.number] = TrialProcess(
+            self._command(trial), log, run / "metrics.jsonl", self._devices.take(trial.number)
+        )
         self._looks[trial.number] = 0
 
     def _watch(self, trial: Trial) -> None:
@@ -145,6 +150,7 @@ class Search:
         process.tail.update()
         if code is not None:
             del self._running[trial.number]
+            self._devices.give_back(trial.number)
             self._end(trial, process, code)
         elif not process.asked_to_stop and self._is_hopeless(trial, process):
             self._hopeless.add(trial.number)
@@ -183,11 +189,7 @@ class Search:
         self._method.tell(ended)
 
     def _no_score(self, process: TrialProcess) -> str:
-        metric = self._config.metric
-        if metric == REWARD:
-            return f"no episode ended, so there is no {metric}: trials need more trainer.total_timesteps"
-        known = sorted({name for epoch in process.tail.epochs for name in epoch})
-        return f"no epoch has the metric {metric}{nearest_choice(metric, known)}"
+        return why_none({name for epoch in process.tail.epochs for name in epoch}, self._config.metric)
 
     def _remember(self, trial: Trial) -> None:
         self._log.write(trial)

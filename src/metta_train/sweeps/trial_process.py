@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from metta_train.reporting.curves import Curve, Metrics, curve
@@ -65,9 +65,10 @@ class TrialProcess:
         command: program and arguments.
         log: what it prints goes here.
         metrics: the file that it writes.
+        environ: what its environment has beside ours.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, metrics: Path) -> None:
+    def __init__(self, command: Sequence[str], log: Path, metrics: Path, environ: Mapping[str, str]) -> None:
         self.tail = MetricsTail(metrics)
         self.asked_to_stop = False
         self._log = log
@@ -78,6 +79,7 @@ class TrialProcess:
         with file:
             self._process = subprocess.Popen(
                 command,
+                env={**os.environ, **environ},
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=subprocess.STDOUT,

@@ -139,10 +139,10 @@ class SimulationConfig(ConfigModel):
 
 
 class InitialPolicyConfig(ConfigModel):
-    """Warm start: weights only, from a checkpoint folder (`file://` or a plain path); null = fresh weights."""
+    """Warm start: weights only, from a checkpoint; null = fresh weights."""
 
     uri: str | None
-    """Checkpoint folder (a path or file://...) to take the first weights from; null = fresh weights."""
+    """First weights: NAME:best, :latest or :<agent step> of a run, or a checkpoint's folder; null = fresh ones."""
 
 
 class ProfilerConfig(ConfigModel):

@@ -10,6 +10,9 @@ from pathlib import Path
 import psutil
 import torch
 
+# Threads share Python's lock, which every operation takes for a moment.
+MOST_THREADS = 8
+
 _CPU_INFO = Path("/proc/cpuinfo")
 _CGROUP_CPU = Path("/sys/fs/cgroup/cpu.max")
 _CGROUP_MEMORY = Path("/sys/fs/cgroup/memory.max")
@@ -23,7 +26,7 @@ class Resources:
     Attributes:
         device_type: "cpu" or "cuda".
         cores: CPU cores that this process may use, at least 1.
-        threads: threads that torch uses on the CPU: half of the cores, or what OMP_NUM_THREADS says.
+        threads: of the learner on the CPU: one for each core, or what OMP_NUM_THREADS says.
         bfloat16: whether the CPU multiplies matrices of bfloat16 in hardware; False for GPUs, where it is not measured.
         free_memory: bytes that the rollout buffer may be planned into: of the GPU, or of the host on the CPU.
     """
@@ -74,13 +77,9 @@ def usable_cores() -> int:
 
 
 def _allowed_threads(cores: int) -> int:
-    """The user's word in OMP_NUM_THREADS, as for every program with OpenMP, but never more than the cores.
-
-    Otherwise half of them: the operations are small, so that a second thread on two cores gains little when the
-    machine is idle and loses much when it is not (docs/benchmarks.md).
-    """
+    """The user's word in OMP_NUM_THREADS, as for every parallel program, but never more than the cores."""
     asked = os.environ.get("OMP_NUM_THREADS", "")
-    return min(cores, int(asked)) if asked.isdigit() and int(asked) > 0 else max(1, cores // 2)
+    return min(cores, int(asked) if asked.isdigit() and int(asked) > 0 else MOST_THREADS)
 
 
 def _cpu_multiplies_bfloat16() -> bool:

@@ -42,7 +42,7 @@ from metta_train.training.run_folder import (
 
 CURVE_POINTS = 24
 # Where a run lies and how it is told of; everything else decides what is learned.
-NOT_A_SETTING = ("run", "data_dir", "seed", "wandb", "tensorboard")
+NOT_A_SETTING = ("run", "data_dir", "seed", "wandb", "objective", "tensorboard")
 
 _MARKS = ("status.json", "run.lock", "config.yaml")  # a folder with one of these is a run
 _GLOB = frozenset("*?[")

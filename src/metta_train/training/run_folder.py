@@ -52,6 +52,7 @@ _FREE_VALUES = frozenset(
         *(f"{group}.{name}" for group in ("agent", "py_agent") for name in ("analyze_weights_interval", "clip_range")),
     }
 )
+_LISTED_CHANGES = 12  # another environment differs in a hundred keys
 MAX_RUNS_OF_ONE_NAME = 10_000
 SECOND_TRY = 0.05  # seconds until a lock that is held is tried again
 
@@ -354,7 +355,9 @@ def check_config_changes(run: str, changes: Sequence[ConfigChange]) -> None:
         if change.key in _FIXED_VALUES or (change.key.split(".")[0] in fixed and change.key not in _FREE_VALUES)
     ]
     if refused:
-        listed = "".join(f"\n  {change}" for change in refused)
+        listed = "".join(f"\n  {change}" for change in refused[:_LISTED_CHANGES])
+        if len(refused) > _LISTED_CHANGES:
+            listed += f"\n  and {len(refused) - _LISTED_CHANGES} more"
         raise ValueError(
             f"run={run!r} cannot go on with other values of these keys:{listed}\n"
             "Give the old values to continue that run. To start afresh: another run name, restart=new, "

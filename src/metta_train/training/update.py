@@ -31,8 +31,12 @@ from metta_train.training.batching import BatchPlan
 from metta_train.training.config import PPOConfig, PrioritizedReplayConfig, VtraceConfig
 from metta_train.training.nonfinite import NonFiniteError, find_nonfinite, name_nonfinite
 from metta_train.training.optimizers import PolicyOptimizer
+from metta_train.training.row_threads import RowThreads
 
 logger = logging.getLogger(__name__)
+
+# Agent steps; fewer are not worth a thread of their own.
+LEAST_STEPS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +89,9 @@ class PolicyUpdater:
         generator: torch.Generator,
         nonfinite: Literal["stop", "skip", "rollback"] = "stop",
         check: Callable[[], None] = lambda: None,
+        threads: RowThreads | None = None,
     ) -> None:
+        self._threads = RowThreads() if threads is None else threads  # share the segments of every gradient step
         self._skips = nonfinite == "skip"
         self._check = check  # called before every gradient step; what it raises abandons the update
         self._policy = policy
@@ -163,29 +169,37 @@ class PolicyUpdater:
     ) -> Tensor | None:
         """One gradient step; returns the row of means that `_stats` reads, None where the step was skipped."""
         self._optimizer.zero_grad()
-        pieces = _pieces(minibatch.log_probs.shape[0], self._plan.piece_segments, minibatch.log_probs.device)
-        if len(pieces) == 1:
-            evaluation = self._evaluate(minibatch)
-            targets = self._targets(minibatch, evaluation.log_probs.detach(), returns, weights)
-            losses = self._losses(minibatch, evaluation, targets, values)
+        parts = self._parts(minibatch.num_segments)
+        # The advantage depends on the ratios of the whole minibatch (V-trace clips, normalisation), so these are
+        # measured first; then the gradients of the parts add up to exactly the gradient of the whole.
+        at_once = len(parts) <= self._threads.count
+        evaluations = self._threads.map(lambda part: self._evaluate(minibatch.part(part), gradients=at_once), parts)
+        log_probs = torch.cat([evaluation.log_probs.detach() for evaluation in evaluations])
+        targets = self._targets(minibatch, log_probs, returns, weights)
+
+        def learn(index: int) -> tuple[Tensor, Sequence[Tensor | None] | None]:
+            part = parts[index]
+            segments = minibatch.part(part)
+            evaluation = evaluations[index] if at_once else self._evaluate(segments)
+            part_targets = _Targets(targets.advantages[part], targets.returns[part])
+            losses = self._losses(segments, evaluation, part_targets, values)
+            losses = losses * (segments.num_segments / minibatch.num_segments)
             with signals_held():
-                losses[_Column.TOTAL_LOSS].backward()
-            means = losses.detach()
-        else:
-            # The advantage depends on the ratios of the whole minibatch (V-trace clips, normalisation), so they are
-            # measured first; then the pieces' gradients add up to exactly the gradient of the whole.
-            with torch.no_grad():
-                log_probs = torch.cat([self._evaluate(minibatch.select(piece)).log_probs for piece in pieces])
-            targets = self._targets(minibatch, log_probs, returns, weights)
-            means = torch.zeros(_Column.GRAD_NORM, device=returns.device)
-            for piece in pieces:
-                part = minibatch.select(piece)
-                part_targets = _Targets(targets.advantages[piece], targets.returns[piece])
-                losses = self._losses(part, self._evaluate(part), part_targets, values)
-                share = len(piece) / returns.shape[0]
-                with signals_held():
-                    (losses[_Column.TOTAL_LOSS] * share).backward()
-                means += losses.detach() * share
+                if self._threads.count == 1:
+                    losses[_Column.TOTAL_LOSS].backward()
+                    return losses.detach(), None
+                # Threads may not add to the same gradients, as backward() does.
+                return losses.detach(), torch.autograd.grad(
+                    losses[_Column.TOTAL_LOSS], self._parameters, allow_unused=True
+                )
+
+        means = torch.zeros(_Column.GRAD_NORM, device=returns.device)
+        for first in range(0, len(parts), self._threads.count):
+            together = range(first, min(first + self._threads.count, len(parts)))
+            for losses, gradients in self._threads.map(learn, together):
+                means += losses
+                if gradients is not None:
+                    _add_gradients(self._parameters, gradients)
         means[_Column.TOTAL_LOSS] += self._regularize(means, values)
         grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._ppo.max_grad_norm)
         # The only wait for the device in a gradient step.
@@ -212,9 +226,22 @@ class PolicyUpdater:
             raise NonFiniteError(f"{what}; {advice}, or trainer.nonfinite=skip or rollback")
         logger.warning("%s; the gradient steps that it spoils are skipped", what)
 
-    def _evaluate(self, segments: Segments) -> ActionEvaluation:
-        with torch.autocast(
-            segments.log_probs.device.type, dtype=torch.bfloat16, enabled=self._plan.precision == "bf16"
+    def _parts(self, segments: int) -> list[slice]:
+        """Of a minibatch: for each thread one, or more where memory allows only smaller ones."""
+        least = -(-LEAST_STEPS // self._plan.bptt_horizon)
+        parts = self._threads.parts(segments, least)
+        largest = max(1, self._plan.piece_segments // len(parts))
+        return [
+            slice(first, min(first + largest, part.stop))
+            for part in parts
+            for first in range(part.start, part.stop, largest)
+        ]
+
+    def _evaluate(self, segments: Segments, *, gradients: bool = True) -> ActionEvaluation:
+        bfloat16 = self._plan.precision == "bf16"
+        with (
+            torch.set_grad_enabled(gradients),
+            torch.autocast(segments.log_probs.device.type, dtype=torch.bfloat16, enabled=bfloat16),
         ):
             return self._policy.evaluate_actions(
                 segments.observations, segments.actions, segments.state, segments.resets
@@ -318,8 +345,16 @@ class PolicyUpdater:
         )
 
 
-def _pieces(rows: int, size: int, device: torch.device) -> Sequence[Tensor]:
-    return torch.arange(rows, device=device).split(size)
+def _add_gradients(parameters: list[torch.nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
+    """To what the parameters have; a parameter that plays no part has None."""
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        if gradient is None:
+            continue
+        if parameter.grad is None:
+            # Copied: autograd may give the same memory to two parameters, or memory in another order.
+            parameter.grad = torch.empty_like(parameter).copy_(gradient)
+        else:
+            parameter.grad += gradient
 
 
 def _gradient_stats(parameters: list[torch.nn.Parameter]) -> GradientStats:

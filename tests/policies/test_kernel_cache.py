@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import numba
+import pytest
+from numba.core.caching import IndexDataCacheFile
+from numba.core.registry import cpu_target
+
+from metta_train.policies.kernel_cache import KernelCache
+
+
+def doubled(values):
+    return values * 2
+
+
+def test_who_saves_at_the_same_moment_takes_turns(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path))
+    compiled = numba.njit(doubled)
+    kinds = [numba.float32[:], numba.uint16[:]]
+    for kind in kinds:
+        compiled.compile((kind,))
+    save_index = IndexDataCacheFile._save_index
+
+    def slowly(self: IndexDataCacheFile, overloads: dict[object, str]) -> None:
+        time.sleep(0.2)  # the other has read the old index by now
+        save_index(self, overloads)
+
+    monkeypatch.setattr(IndexDataCacheFile, "_save_index", slowly)
+    savers = [
+        threading.Thread(target=KernelCache(doubled).save_overload, args=(result.signature, result))
+        for result in compiled.overloads.values()
+    ]
+    for saver in savers:
+        saver.start()
+    for saver in savers:
+        saver.join()
+    for (arguments,), result in compiled.overloads.items():
+        found = KernelCache(doubled).load_overload(result.signature, cpu_target.target_context)
+        assert found is not None and found.signature.args == (arguments,)

@@ -1,0 +1,89 @@
+"""Threads that share rows: parts, order, errors, and the same training as one thread up to rounding."""
+
+from __future__ import annotations
+
+import copy
+import signal
+import threading
+import time
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metta_train.training import update
+from metta_train.training.row_threads import RowThreads
+from tests.training.test_update import VALUES, rollout, updater
+
+
+@given(count=st.integers(1, 9), rows=st.integers(0, 200), least=st.integers(1, 50))
+def test_parts_cover_the_rows_evenly(count, rows, least):
+    parts = RowThreads(count).parts(rows, least)
+    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(rows))
+    sizes = [part.stop - part.start for part in parts]
+    assert len(parts) <= count and max(sizes) - min(sizes) <= 1
+    assert len(parts) == 1 or min(sizes) >= least
+    assert len(parts) == min(count, max(1, rows // least))
+
+
+def test_results_come_in_the_order_of_the_parts_from_threads_of_one_torch_thread():
+    threads = RowThreads(3)
+
+    def work(number: int) -> tuple[int, str, int, bool]:
+        time.sleep(0.02 * (3 - number))
+        held = signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        return number, threading.current_thread().name, torch.get_num_threads(), held
+
+    results = threads.map(work, [0, 1, 2])
+    assert [number for number, *_ in results] == [0, 1, 2]
+    assert len({name for _, name, *_ in results}) == 3
+    assert all(torch_threads == 1 and held for *_, torch_threads, held in results)
+
+
+def test_one_thread_is_the_callers_own():
+    assert RowThreads(1).map(lambda _: threading.current_thread(), [0, 1]) == [threading.current_thread()] * 2
+
+
+def test_an_error_is_told_when_every_thread_is_done():
+    done = []
+
+    def work(number: int) -> None:
+        if number == 0:
+            raise ZeroDivisionError
+        time.sleep(0.1)
+        done.append(number)
+
+    with pytest.raises(ZeroDivisionError):
+        RowThreads(2).map(work, [0, 1])
+    assert done == [1]
+
+
+@pytest.mark.parametrize("piece_segments", [8, 4, 2])
+@pytest.mark.parametrize("norm_adv", [False, True])
+def test_a_shared_update_equals_one_threads_up_to_rounding(monkeypatch, norm_adv, piece_segments):
+    monkeypatch.setattr(update, "LEAST_STEPS", 1)
+    policy, segments = rollout()
+    policies, stats = [], []
+    for threads in (RowThreads(1), RowThreads(2), RowThreads(3)):
+        own = copy.deepcopy(policy)
+        shared = updater(own, minibatch_segments=8, piece_segments=piece_segments, norm_adv=norm_adv, threads=threads)
+        stats.append(shared.update(segments, VALUES, 0.0).stats)
+        policies.append(torch.cat([parameter.detach().flatten() for parameter in own.parameters()]))
+    before = torch.cat([parameter.detach().flatten() for parameter in policy.parameters()])
+    assert (policies[0] - before).abs().max() > 1e-3
+    for other in (1, 2):
+        torch.testing.assert_close(policies[other], policies[0], rtol=0, atol=1e-6)
+        assert stats[other].grad_norm == pytest.approx(stats[0].grad_norm, rel=1e-5)
+        assert stats[other].policy_loss == pytest.approx(stats[0].policy_loss, abs=1e-6)
+
+
+def test_the_same_threads_give_the_same_bytes(monkeypatch):
+    monkeypatch.setattr(update, "LEAST_STEPS", 1)
+    policy, segments = rollout()
+    results = []
+    for _ in range(5):
+        own = copy.deepcopy(policy)
+        updater(own, minibatch_segments=8, threads=RowThreads(3)).update(segments, VALUES, 0.0)
+        results.append(torch.cat([parameter.detach().flatten() for parameter in own.parameters()]))
+    assert all(torch.equal(result, results[0]) for result in results)

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -180,6 +181,53 @@ def test_workers_die_with_a_killed_trainer(fault: str, then: str) -> None:
         process.kill()
     assert_all_end(pids)
     assert not [file for file in shared if os.path.exists(file)]
+
+
+STARTING = """
+import sys
+from tests.envs.test_workers import fake_workers
+sys.path.insert(0, {folder!r})
+fake_workers("none")
+"""
+
+
+def test_workers_that_are_still_importing_die_with_a_killed_trainer(tmp_path: Path) -> None:
+    (tmp_path / "numpy.py").write_text("import time; time.sleep(60)")
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTING.format(folder=str(tmp_path))],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(["src", "."])},
+    ) as process:
+        deadline = time.monotonic() + 60
+        while len(children := psutil.Process(process.pid).children()) < 2:
+            assert time.monotonic() < deadline and process.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.5)
+        process.kill()
+    assert_all_end(tuple(child.pid for child in children))
+
+
+STUCK = """
+import os, subprocess, sys
+child = (
+    "import os, threading; from metta_train.envs.parent_death import end_without; "
+    "threading.Thread(target=end_without, args=(os.getppid(),), daemon=True).start(); print(1, flush=True); "
+    "exec('while True: pass')"
+)
+process = subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE)
+process.stdout.readline()
+print(process.pid, flush=True)
+process.wait()
+"""
+
+
+def test_where_no_signal_tells_of_it_a_busy_worker_sees_that_its_trainer_is_gone() -> None:
+    with subprocess.Popen([sys.executable, "-c", STUCK], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        assert alive(child)
+        process.kill()
+    assert_all_end((child,))
 
 
 def test_a_trainer_that_fails_without_closing_ends_and_leaves_no_workers() -> None:

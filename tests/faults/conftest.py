@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from tests.faults.runs import ENDINGS
+
 
 @dataclass
 class Tally:
@@ -36,15 +38,19 @@ def tally(request: pytest.FixtureRequest) -> Iterator[Tally]:
     """Of the fault that the test's marker names.
 
     A test that counts nothing is one fault itself. One that fails has lost at least one, whatever it counted before.
+    A test that measures no recovery took at most as long as the slowest of its processes after its signal or start.
     """
     marker = request.node.get_closest_marker("fault")
     assert marker is not None, "every test here names its fault: @pytest.mark.fault('F1')"
     own = _TALLIES.setdefault(marker.args[0], Tally())
-    tried, lost = own.tried, own.lost
+    tried, lost, worst = own.tried, own.lost, own.worst_recovery
+    ENDINGS.clear()
     yield own
     outcome = request.node.stash.get(_OUTCOME, "failed")
     if (outcome == "passed" and own.tried == tried) or (outcome == "failed" and own.lost == lost):
         own.add(survived=outcome == "passed")
+    if outcome == "passed" and own.worst_recovery == worst:
+        own.worst_recovery = max(worst, *ENDINGS, 0.0)
 
 
 @pytest.hookimpl(wrapper=True)

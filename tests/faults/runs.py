@@ -58,6 +58,23 @@ CARTPOLE = [
 ]
 FAULTY = "tests.fakes.gymnasium_envs:Fake-v0"
 
+# Of every process that a test has waited for: seconds from its last signal, else from its start, to its end.
+ENDINGS: list[float] = []
+
+
+class Patience:
+    """Seconds that a test waits, counted while it runs: a machine that is frozen for a minute spends none of them."""
+
+    def __init__(self, seconds: float) -> None:
+        self._left = seconds
+
+    def wait(self, pause: float = 0.02) -> bool:
+        """Sleep for a moment; false once there is nothing left."""
+        started = time.monotonic()
+        time.sleep(pause)
+        self._left -= min(time.monotonic() - started, pause + 0.5)
+        return self._left > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Ended:
@@ -92,7 +109,7 @@ class Run:
         }
         program = [sys.executable, "-m", *(wrapper or ["metta_train"])]
         self._out, self._err = data_dir / f"out-{self.mark}", data_dir / f"err-{self.mark}"
-        self._started = time.monotonic()
+        self._started = self._hit = time.monotonic()
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
                 [*program, *arguments],
@@ -106,13 +123,15 @@ class Run:
 
     def wait(self, timeout: float = 240.0) -> Ended:
         """Until it ends; a process that does not is killed and is a failure of the test."""
-        try:
-            code = self.process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            raise AssertionError(f"still running after {timeout} s:\n{self.err()[-3000:]}") from None
-        seconds = time.monotonic() - self._started
+        patience = Patience(timeout)
+        while (code := self.process.poll()) is None:
+            if not patience.wait():
+                self.process.kill()
+                self.process.wait()
+                raise AssertionError(f"still running after {timeout} s:\n{self.err()[-3000:]}")
+        ended = time.monotonic()
+        ENDINGS.append(ended - self._hit)
+        seconds = ended - self._started
         return Ended(code, self._out.read_text(), self.err(), seconds)
 
     def err(self) -> str:
@@ -121,15 +140,15 @@ class Run:
 
     def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to the trainer alone."""
+        self._hit = time.monotonic()
         self.process.send_signal(number)
 
     def wait_until(self, condition: Callable[[], bool], timeout: float = 120.0) -> None:
         """Until the condition holds; the process must not end before."""
-        deadline = time.monotonic() + timeout
+        patience = Patience(timeout)
         while not condition():
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.err()[-3000:]}"
-            assert time.monotonic() < deadline, f"did not happen within {timeout} s:\n{self.err()[-3000:]}"
-            time.sleep(0.01)
+            assert patience.wait(0.01), f"did not happen within {timeout} s:\n{self.err()[-3000:]}"
 
     def processes(self) -> list[int]:
         """All living processes that this run has started, the trainer included."""
@@ -137,10 +156,9 @@ class Run:
 
     def assert_nothing_left(self, seconds: float = 30.0) -> None:
         """No process of this run lives on."""
-        deadline = time.monotonic() + seconds
+        patience = Patience(seconds)
         while left := self.processes():
-            assert time.monotonic() < deadline, f"processes left behind: {left}"
-            time.sleep(0.02)
+            assert patience.wait(), f"processes left behind: {left}"
 
 
 def living() -> list[int]:
@@ -159,10 +177,9 @@ def living() -> list[int]:
 
 def assert_gone(pids: Sequence[int], seconds: float = 30.0) -> None:
     """None of these processes lives on."""
-    deadline = time.monotonic() + seconds
+    patience = Patience(seconds)
     while left := set(pids) & set(living() if pids else ()):
-        assert time.monotonic() < deadline, f"processes left behind: {sorted(left)}"
-        time.sleep(0.02)
+        assert patience.wait(), f"processes left behind: {sorted(left)}"
 
 
 def marked(pid: int, mark: str) -> bool:

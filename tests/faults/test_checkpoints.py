@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
+import json
 import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from metta_train.training.checkpoints import CONTENT_FILES, MANIFEST_FILE
 from tests.faults.conftest import Tally
-from tests.faults.runs import CARTPOLE, Run, assert_same_run, lines, metrics, newest, steps, train, weights
+from tests.faults.runs import (
+    CARTPOLE,
+    REPOSITORY,
+    Run,
+    assert_same_run,
+    lines,
+    metrics,
+    newest,
+    steps,
+    train,
+    weights,
+)
 from tests.faults.warm_start import WarmStart
 
 FILES = (*CONTENT_FILES, MANIFEST_FILE)
 WRAPPER = ["tests.faults.with_fault"]
+SMALL_DISK = str(REPOSITORY / "tests" / "faults" / "small_disk.sh")
 SHORT = [*CARTPOLE, "trainer.total_timesteps=1536"]  # 12 epochs, 4 checkpoints
 PRUNING = [*SHORT, "trainer.checkpoint.keep_last=2", "trainer.checkpoint.keep_best=0"]
 
@@ -112,6 +127,8 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_older_one_is_used(data_dir: P
     assert again.code == 0, again.err
     assert "does not have the SHA-256" in again.err and "continuing from the older checkpoint" in again.err
     assert (folder / "checkpoints" / "step-000000001536.corrupt-1").is_dir()
+    started = [json.loads(line)["resumed_from"] for line in (folder / "invocations.jsonl").read_text().splitlines()]
+    assert started == [None, "step-000000001152"]
     assert_same_run(data_dir, "damaged", "whole")
 
 
@@ -227,13 +244,45 @@ def test_a_disk_that_stays_full_ends_with_5(data_dir: Path) -> None:
     assert_same_run(data_dir, "full", "whole")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+@pytest.mark.slow
+@pytest.mark.fault("F6 full disk")
+@pytest.mark.parametrize("filled", [5, 600])
+def test_a_real_disk_without_one_free_byte(data_dir: Path, tmp_path: Path, filled: int) -> None:
+    """Checkpoints, metrics, status and log find no room, for some seconds or to the end."""
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    alone = ["unshare", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*alone, "true"], check=False).returncode:
+        pytest.skip("no file system of one's own here")
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*alone, "sh", SMALL_DISK, sys.executable, "-m", "metta_train", *SHORT, "run=real", f"data_dir={disk}"],
+        env={**environ, "DISK": str(disk), "KEPT": str(kept), "FILLED": str(filled)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "the disk is full" in (tmp_path / "kept.filler").read_text()
+    assert "the disk is full" in done.stderr and "Traceback" not in done.stderr
+    assert done.returncode == (0 if filled < 60 else 5), done.stderr
+    newest(kept, "real")
+    if done.returncode:
+        again = train(kept, *SHORT, "run=real", f"data_dir={kept}")
+        assert again.code == 0, again.err
+    shutil.copytree(data_dir / "whole", kept / "whole")
+    assert weights(kept, "real") == weights(kept, "whole")
+    assert metrics(kept, "real") == metrics(kept, "whole")
+
+
 @pytest.mark.fault("F7 read-only folder")
 def test_a_folder_that_cannot_be_written_is_told_at_once(data_dir: Path, tmp_path: Path) -> None:
     locked = tmp_path / "locked"
     locked.mkdir(mode=0o500)
-    run = train(data_dir, *SHORT, "run=x", f"data_dir={locked}")
+    wrapper = ["tests.faults.without_root"] if os.geteuid() == 0 else []
+    run = Run(data_dir, [*SHORT, "run=x", f"data_dir={locked}"], wrapper=wrapper).wait()
     assert run.code == 5, run.err
+    assert run.err.count("\n") == 1 and str(locked) in run.err, run.err
 
 
 @pytest.mark.fault("F7 run folder removed")

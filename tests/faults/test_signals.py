@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
+import subprocess
+import sys
+import termios
+import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.faults.runs import CARTPOLE, FAULTY, FORAGE, Run, assert_same_run, lines, steps, train
+from tests.faults.conftest import Tally
+from tests.faults.runs import CARTPOLE, FAULTY, FORAGE, REPOSITORY, Run, assert_same_run, lines, steps, train
 
 PREEMPTED, INTERRUPTED = 75, 130
+IN_TIME = 20.0  # seconds from a signal to the end, everything saved
 LONG = "trainer.total_timesteps=1000000"
 
 
@@ -31,7 +39,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
     ],
 )
-def test_a_batch_system_asks_again_and_again(data_dir: Path, number: signal.Signals) -> None:
+def test_a_batch_system_asks_again_and_again(data_dir: Path, number: signal.Signals, tally: Tally) -> None:
     """Every start gets the signal at another moment, the start-up included; no start loses an epoch."""
     run = number.name.lower()
     codes = []
@@ -44,15 +52,37 @@ def test_a_batch_system_asks_again_and_again(data_dir: Path, number: signal.Sign
                 process.wait_until(lambda after=after: lines(data_dir, run) >= after)
             before = lines(data_dir, run)
             process.kill(number)
+        asked = time.monotonic()
         ended = process.wait()
         codes.append(ended.code)
         if ended.code == PREEMPTED:
+            taken = time.monotonic() - asked
+            tally.add(survived=taken < IN_TIME, recovery=taken)
             assert f"stopped by {number.name}" in ended.err
             assert lines(data_dir, run) >= before
             saved = steps(data_dir, run)
             assert (saved[-1] if saved else 0) == 128 * lines(data_dir, run)
     assert codes == [PREEMPTED] * 4 + [0]
     # The extra checkpoints are the only trace.
+    assert_same_run(data_dir, run, "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F8 TERM, USR1, HUP")
+@pytest.mark.parametrize(
+    ("moment", "epochs"),
+    [
+        ("term-at-step:15", 4),  # of 4 in an epoch, which is finished
+        ("term-before:open .tmp-step-000000000768-*/optimizer.safetensors", 6),
+        ("term-before:rename .tmp-step-000000000768-*", 6),
+    ],
+)
+def test_a_stop_in_the_middle_of_an_update_or_a_save(data_dir: Path, moment: str, epochs: int) -> None:
+    run = f"moment{epochs}{len(moment)}"
+    ended = Run(data_dir, [moment, *CARTPOLE, f"run={run}"], wrapper=["tests.faults.with_fault"]).wait()
+    assert ended.code == PREEMPTED, ended.err
+    assert lines(data_dir, run) == epochs and steps(data_dir, run)[-1] == 128 * epochs
+    assert train(data_dir, *CARTPOLE, f"run={run}").code == 0
     assert_same_run(data_dir, run, "whole")
 
 
@@ -112,6 +142,53 @@ def test_a_stuck_worker_does_not_hold_the_stop(data_dir: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.fault("F9 Ctrl-C")
+def test_ctrl_c_on_a_terminal_gives_the_terminal_back(data_dir: Path) -> None:
+    """A real key press: the terminal sends SIGINT to its whole foreground group, and shows the dashboard."""
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    environ = {**os.environ, "PYTHONPATH": str(REPOSITORY / "src"), "OMP_NUM_THREADS": "1", "TERM": "xterm"}
+    arguments = [*CARTPOLE, "run=terminal", LONG, "trainer.num_workers=2", f"data_dir={data_dir}"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_FOREGROUND, *arguments],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env=environ,
+        start_new_session=True,
+    )
+    shown = bytearray()
+    reader = threading.Thread(target=_read_all, args=(ours, shown), daemon=True)
+    reader.start()
+    deadline = time.monotonic() + 60
+    while lines(data_dir, "terminal") < 3:
+        assert process.poll() is None and time.monotonic() < deadline, shown.decode(errors="replace")
+        time.sleep(0.01)
+    os.write(ours, b"\x03")
+    assert process.wait(60) == PREEMPTED, shown.decode(errors="replace")
+    after = termios.tcgetattr(theirs)
+    os.close(theirs)
+    reader.join(10)
+    assert steps(data_dir, "terminal")[-1] == 128 * lines(data_dir, "terminal")
+    assert after == before
+    assert shown.rfind(b"\x1b[?25h") > shown.rfind(b"\x1b[?25l") or b"\x1b[?25l" not in shown  # the cursor is back
+    assert b"Ctrl-C again" in shown and b"Traceback" not in shown
+
+
+# Makes the terminal the controlling one of its session, as a shell would.
+IN_FOREGROUND = (
+    "import fcntl, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+    "from metta_train.cli.train import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+def _read_all(terminal: int, into: bytearray) -> None:
+    with suppress(OSError):  # the end of a terminal is an error
+        while data := os.read(terminal, 4096):
+            into += data
+
+
+@pytest.mark.slow
+@pytest.mark.fault("F9 Ctrl-C")
 def test_with_interrupts_ignored_only_other_signals_stop(data_dir: Path) -> None:
     """As a shell starts `command &`."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -124,7 +201,7 @@ def test_with_interrupts_ignored_only_other_signals_stop(data_dir: Path) -> None
     seen = lines(data_dir, "background")
     process.wait_until(lambda: lines(data_dir, "background") > seen + 1)
     process.kill(signal.SIGTERM)
-    assert process.wait(30).code == PREEMPTED
+    assert process.wait(IN_TIME).code == PREEMPTED
 
 
 @pytest.mark.slow
@@ -140,7 +217,7 @@ def test_a_stop_in_the_middle_of_an_evaluation_or_a_long_rollout(data_dir: Path)
     process = Run(data_dir, [*arguments, "run=evaluated"])
     process.wait_until(lambda: lines(data_dir, "evaluated") >= 2)
     process.kill(signal.SIGTERM)
-    assert process.wait(30).code == PREEMPTED
+    assert process.wait(IN_TIME).code == PREEMPTED
     assert train(data_dir, *arguments, "run=evaluated").code == 0
     assert_same_run(data_dir, "evaluated", "evaluated-whole")
 
@@ -152,7 +229,7 @@ def test_forage_with_workers_is_stopped_in_its_rollout(data_dir: Path) -> None:
     process = Run(data_dir, [*arguments, "run=forage"])
     process.wait_until(lambda: lines(data_dir, "forage") >= 2)
     process.kill(signal.SIGTERM)
-    ended = process.wait(30)
+    ended = process.wait(IN_TIME)
     assert ended.code == PREEMPTED, ended.err
     process.assert_nothing_left()
     assert steps(data_dir, "forage")[-1] == 768 * lines(data_dir, "forage")

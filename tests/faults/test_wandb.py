@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -15,6 +17,7 @@ from tests.faults.runs import CARTPOLE, Ended, Run, assert_same_run, lines
 
 ARGUMENTS = [argument for argument in CARTPOLE if argument != "wandb=off"]
 END = 35.0  # seconds that the end of a run may wait for wandb
+TURNS = 40  # of a second, for each of two runs
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +124,9 @@ def services(run: Run) -> list[psutil.Process]:
 @pytest.mark.slow
 @pytest.mark.fault("F14 wandb: speed beside a silent server")
 def test_training_is_as_fast_as_without_wandb(data_dir: Path) -> None:
-    """Two runs side by side, so that whatever else the machine does falls on both."""
+    """Two runs take turns, so that neither is in the way of the other and what else the machine does falls on both."""
     long = "trainer.total_timesteps=1000000000"
+    done: dict[str, list[int]] = {"fast-off": [], "fast-silent": []}
     with silent() as address:
         runs = {
             "fast-off": Run(data_dir, [*ARGUMENTS, "wandb=off", "run=fast-off", long]),
@@ -132,14 +136,21 @@ def test_training_is_as_fast_as_without_wandb(data_dir: Path) -> None:
             for name, run in runs.items():
                 run.wait_until(lambda name=name: lines(data_dir, name) >= 1)
             runs["fast-silent"].wait_until(lambda: "wandb reports offline" in runs["fast-silent"].err())
-            counted = {name: [lines(data_dir, name)] for name in runs}
-            enough = counted["fast-off"][0] + 400
-            runs["fast-off"].wait_until(lambda: lines(data_dir, "fast-off") >= enough, timeout=180)
-            for name in runs:
-                counted[name].append(lines(data_dir, name))
+            for run in runs.values():
+                run.kill(signal.SIGSTOP)
+            for turn in range(TURNS):
+                for name in sorted(runs, reverse=turn % 2 == 0):
+                    before = lines(data_dir, name)
+                    runs[name].kill(signal.SIGCONT)
+                    time.sleep(1.0)
+                    runs[name].kill(signal.SIGSTOP)
+                    done[name].append(lines(data_dir, name) - before)
         finally:
             for run in runs.values():
                 run.kill()
                 run.wait()
-    speeds = {name: last - first for name, (first, last) in counted.items()}
-    assert speeds["fast-silent"] > 0.9 * speeds["fast-off"], speeds
+    epochs = {name: sum(counts) for name, counts in done.items()}
+    print(f"epochs in {TURNS} turns: {epochs}")
+    assert epochs["fast-off"] > 400
+    # The aim is 0.98. Turns of a second on a machine with other work differ by more than that.
+    assert epochs["fast-silent"] > 0.95 * epochs["fast-off"], done

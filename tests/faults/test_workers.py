@@ -68,6 +68,26 @@ def test_a_stopped_worker_is_given_up_at_its_timeout(data_dir: Path) -> None:
     assert steps(data_dir, "stopped")[-1] == 128 * lines(data_dir, "stopped")
 
 
+@pytest.mark.slow
+@pytest.mark.fault("F10 everything frozen for a while")
+def test_a_frozen_machine_blames_no_worker(data_dir: Path) -> None:
+    """As a paused container: the timeout passes while nobody runs, and the trainer wakes up first."""
+    assert train(data_dir, *WORKERS, "run=warm").code == 0
+    run = Run(data_dir, [*WORKERS, "run=frozen", "env.step_timeout=2"])
+    run.wait_until(lambda: lines(data_dir, "frozen") >= 4)
+    worker = a_worker(run)
+    os.kill(worker, signal.SIGSTOP)
+    time.sleep(0.5)  # the trainer waits for it by now
+    run.kill(signal.SIGSTOP)
+    time.sleep(3.0)
+    run.kill(signal.SIGCONT)
+    time.sleep(0.3)
+    os.kill(worker, signal.SIGCONT)
+    ended = run.wait()
+    assert ended.code == 0, ended.err
+    assert_same_run(data_dir, "frozen", "warm")
+
+
 @pytest.mark.fault("F10 worker killed, restart_budget")
 def test_within_the_budget_the_run_goes_on(data_dir: Path) -> None:
     run = Run(data_dir, [*WORKERS, "run=budget", "env.restart_budget=2", "trainer.total_timesteps=5120"])
@@ -95,7 +115,7 @@ def test_within_the_budget_the_run_goes_on(data_dir: Path) -> None:
 def test_what_an_environment_does_is_shown(data_dir: Path, fault: str, words: str) -> None:
     arguments = [*WORKERS, f"env.id={FAULTY}", f"+env.kwargs.fault={fault}", "env.step_timeout=1", f"run=env-{fault}"]
     run = Run(data_dir, arguments)
-    ended = run.wait(30)
+    ended = run.wait()
     assert ended.code == FAILED, ended.err
     assert words in ended.err
     run.assert_nothing_left()
@@ -104,5 +124,5 @@ def test_what_an_environment_does_is_shown(data_dir: Path, fault: str, words: st
 @pytest.mark.slow
 @pytest.mark.fault("F10 slow start")
 def test_a_worker_that_does_not_start_in_time(data_dir: Path) -> None:
-    ended = train(data_dir, *WORKERS, "env.start_timeout=0.01", "run=slow-start", timeout=30)
+    ended = train(data_dir, *WORKERS, "env.start_timeout=0.01", "run=slow-start")
     assert ended.code == FAILED and "env.start_timeout" in ended.err, ended.err

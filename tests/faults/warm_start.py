@@ -18,7 +18,7 @@ from types import TracebackType
 
 import psutil
 
-from tests.faults.runs import assert_gone
+from tests.faults.runs import CARTPOLE, SMALL_FORAGE, assert_gone
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -80,13 +80,11 @@ class WarmStart:
 
 def serve() -> None:
     """Fork and wait as asked, until the end of the input."""
-    import gymnasium  # noqa: F401  # for the runs to come
-    import mettagrid.mettagrid_c  # noqa: F401
-
-    import metta_train.assembly.run  # noqa: F401
     from metta_train.cli.train import main
     from tests.faults.with_fault import install
 
+    for arguments in (CARTPOLE, SMALL_FORAGE):
+        _load(arguments)
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
@@ -110,6 +108,31 @@ def serve() -> None:
                 sys.stderr.flush()
                 os._exit(code)
         print(pid, flush=True)
+
+
+def _load(arguments: Sequence[str]) -> None:
+    """Import and compile what such runs load on their way; it takes longer than they do. No gradients: no threads."""
+    import torch
+
+    import metta_train.assembly.run  # noqa: F401
+    from metta_train import build_policy, load_config
+    from metta_train.envs.build import environment_spec, make_environment
+    from metta_train.training.optimizers import build_optimizer
+
+    config = load_config(arguments)
+    spec = environment_spec(config.env)
+    make_environment(config.env).close()
+    policy = build_policy(config, spec, seed=0)
+    build_optimizer(config.trainer.optimizer, policy)
+    rows = spec.num_agents
+    observations = torch.zeros((rows, *spec.observation.shape), dtype=getattr(torch, str(spec.observation.dtype)))
+    with torch.inference_mode():
+        policy.act(
+            observations,
+            policy.initial_state(rows),
+            torch.ones(rows, dtype=torch.bool),
+            torch.Generator().manual_seed(0),
+        )
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
 """`python -m tests.faults.with_fault FAULT ARGUMENTS...`: the command line with one thing broken on purpose.
 
 FAULT is `<what>:<number>`:
-    die-at:N        SIGKILL before operation N of those that change the folder of checkpoints, the first being 0
-    die-before:TEXT the same before the first operation that TEXT describes: `rename .tmp-step-000000000384-*`
-    full-disk:N     the N-th checkpoint and all after it find no room; `full-disk:N-M` recovers after the M-th
-    out-of-memory:N the N-th gradient step runs out of memory
-    bug:N           the N-th gradient step raises
-    nan-gradient:N  the N-th gradient is NaN
-    spike:N         the rewards of the N-th rollout are 10,000 times as large
-    clock:SECONDS   time.time jumps by so much in the middle
-    record:FOLDER   nothing breaks; the order of all changes on the disk goes into FOLDER (recorded_disk.py)
+    die-at:N         SIGKILL before operation N of those that change the folder of checkpoints, the first being 0
+    die-before:TEXT  the same before the first operation that TEXT describes: `rename .tmp-step-000000000384-*`
+    term-before:TEXT SIGTERM to itself at that moment
+    term-at-step:N   SIGTERM to itself before the N-th gradient step
+    full-disk:N      the N-th checkpoint and all after it find no room; `full-disk:N-M` recovers after the M-th
+    out-of-memory:N  the N-th gradient step runs out of memory
+    bug:N            the N-th gradient step raises
+    nan-gradient:N   the N-th gradient is NaN
+    spike:N          the rewards of the N-th rollout are 10,000 times as large
+    clock:SECONDS    time.time jumps by so much in the middle
+    record:FOLDER    nothing breaks; the order of all changes on the disk goes into FOLDER (recorded_disk.py)
 """
 
 from __future__ import annotations
@@ -44,14 +46,23 @@ def install(fault: str) -> None:
 
 def die_at(number: str) -> None:
     left = itertools.count(int(number), -1)
-    _die_when(lambda operation: next(left) == 0)
+    _signal_when(lambda operation: next(left) == 0, signal.SIGKILL)
 
 
 def die_before(pattern: str) -> None:
-    _die_when(lambda operation: fnmatch.fnmatch(operation, pattern))
+    _signal_when(lambda operation: fnmatch.fnmatch(operation, pattern), signal.SIGKILL)
 
 
-def _die_when(condition: Callable[[str], bool]) -> None:
+def term_before(pattern: str) -> None:
+    found = itertools.count()
+    _signal_when(lambda operation: fnmatch.fnmatch(operation, pattern) and next(found) == 0, signal.SIGTERM)
+
+
+def term_at_step(number: str) -> None:
+    at_step(number, lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _signal_when(condition: Callable[[str], bool], number: signal.Signals) -> None:
     """Looks at each operation that changes the folder of checkpoints, e.g. `rename .tmp-step-000000000384-...`."""
 
     def dying(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,7 +74,7 @@ def _die_when(condition: Callable[[str], bool]) -> None:
                 told = f"{name} {below.rstrip('/') or 'checkpoints'}"
                 if condition(told):
                     os.write(2, f"killed before: {told}\n".encode())
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    os.kill(os.getpid(), number)
             return original(*arguments, **options)
 
         return operation
@@ -191,6 +202,8 @@ def record(folder: str) -> None:
 FAULTS: dict[str, Callable[[str], None]] = {
     "die-at": die_at,
     "die-before": die_before,
+    "term-before": term_before,
+    "term-at-step": term_at_step,
     "full-disk": full_disk,
     "out-of-memory": out_of_memory,
     "bug": bug,

@@ -80,7 +80,7 @@ def train(
         if checkpoint is not None:
             check_kind_of_agent(design, read_config(folder.paths))
         changes = folder.adopt_config(config.plain(), resuming=checkpoint is not None)
-        folder.record_invocation(command, config.origin)
+        folder.record_invocation(command, config.origin, resumed_from=None if checkpoint is None else checkpoint.path)
         if checkpoint is not None:
             logger.info("continuing from %s", checkpoint.path)
         if config.trainer.simulation.suite is not None and config.suite is None:

@@ -5,8 +5,6 @@ Nothing here imports torch, so a worker starts fast and stays small.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import signal
 import sys
 import traceback
@@ -28,14 +26,11 @@ from metta_train.envs.worker_messages import (
     WorkerReady,
 )
 
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-
 
 def main() -> None:
     """Serve until the trainer closes its end of the connection, or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
-    connection, memory, parent = (int(argument) for argument in sys.argv[2:5])
-    _die_with(parent)
+    connection, memory = (int(argument) for argument in sys.argv[2:4])
     with Connection(connection) as trainer:
         try:
             _serve(trainer, SharedBlock.open(memory))
@@ -43,14 +38,6 @@ def main() -> None:
             return  # the trainer is done with us, or gone
         except Exception:  # whatever it is, the trainer shall show it
             trainer.send(WorkerFailed(traceback.format_exc()))
-
-
-def _die_with(parent: int) -> None:
-    """Between messages the end of the connection tells; this also ends a worker that is busy or stuck."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit("the trainer is gone")
 
 
 def _serve(trainer: Connection, memory: mmap) -> None:

@@ -37,10 +37,14 @@ from metta_train.specs.records import EpisodeRecord
 STOP_SECONDS = 1.0  # for a worker to end by itself when its connection closes
 KILL_SECONDS = 0.5  # for a dying process to be gone
 CHECK_SECONDS = 0.25  # between two looks at whether the trainer was asked to stop
+FROZEN_SECONDS = 1.0  # a wait that takes so much longer than asked was no wait
 
-# A worker finds the same code as the trainer, whose sys.path it gets.
+# A worker finds the same code as the trainer, whose sys.path it gets. Its imports take seconds on a busy machine, so
+# whose death it shares is settled before them.
 BOOTSTRAP = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from metta_train.envs.worker_process import main; main()"
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from metta_train.envs.parent_death import die_with; die_with(int(sys.argv[4])); "
+    "from metta_train.envs.worker_process import main; main()"
 )
 
 # One thread per worker: the numeric libraries would otherwise start one per core in each.
@@ -162,10 +166,11 @@ class WorkerVectorEnv(LoggedVectorEnv):
             self._check()
             # All connections, not only those that owe an answer: the end of one tells at once of a death.
             workers = {worker.connection: worker for worker in self._workers}
-            left = deadline - time.monotonic()
-            ready = wait(list(workers), min(max(left, 0.0), CHECK_SECONDS))
+            asked = time.monotonic()
+            ready = wait(list(workers), min(max(deadline - asked, 0.0), CHECK_SECONDS))
+            deadline += _frozen_since(asked)
             try:
-                if not ready and left <= 0:
+                if not ready and time.monotonic() >= deadline:
                     raise self._timeout(self._workers[min(owed)], key, seconds)
                 for connection in ready:
                     assert isinstance(connection, Connection)
@@ -225,8 +230,12 @@ class WorkerVectorEnv(LoggedVectorEnv):
 
     def _await_ready(self, worker: _Worker, deadline: float) -> bool:
         """True when its environments replay."""
-        while not worker.connection.poll(min(max(deadline - time.monotonic(), 0.0), CHECK_SECONDS)):
+        while True:
+            asked = time.monotonic()
+            if worker.connection.poll(min(max(deadline - asked, 0.0), CHECK_SECONDS)):
+                break
             self._check()
+            deadline += _frozen_since(asked)
             if time.monotonic() >= deadline:
                 raise self._timeout(worker, "env.start_timeout", self._config.start_timeout)
         answer = self._hear(worker)
@@ -273,6 +282,15 @@ def share_envs(num_envs: int, num_slices: int, num_workers: int) -> list[tuple[t
                 envs = range(first + (number - first) % num_workers, first + size, num_workers)
             share.append(tuple(envs))
     return [tuple(share) for share in shares]
+
+
+def _frozen_since(asked: float) -> float:
+    """Seconds that this process did not run, in a wait of at most CHECK_SECONDS: no worker is to blame for them.
+
+    Ctrl-Z, a paused container or a moving virtual machine freeze the workers too.
+    """
+    passed = time.monotonic() - asked
+    return passed if passed > CHECK_SECONDS + FROZEN_SECONDS else 0.0
 
 
 def _start_worker(number: int, envs: tuple[tuple[int, ...], ...], block: SharedBlock) -> _Worker:

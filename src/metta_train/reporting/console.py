@@ -5,7 +5,7 @@ Progress goes to stderr. The summary at the end, with the next commands, goes to
 
 from __future__ import annotations
 
-import sys
+import errno
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -38,16 +38,23 @@ _STATE_STYLE = {"done": "green", "interrupted": "yellow", "failed": "red"}
 
 def stderr_console() -> Console:
     """The console of everything that is shown during a run; the logging handlers must use the same one."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False, force_jupyter=False)
+    return _console(stderr=True)
 
 
 def stdout_console() -> Console:
     """The console of results."""
+    return _console(stderr=False)
+
+
+def _console(*, stderr: bool) -> Console:
     from rich.console import Console
 
-    return Console(file=sys.stdout, highlight=False, force_jupyter=False)
+    class RunConsole(Console):
+        def on_broken_pipe(self) -> None:
+            # Rich's own answer is to exit; a training outlives `| tee` and whoever else has read its terminal.
+            raise BrokenPipeError(errno.EPIPE, "nobody reads it any more")
+
+    return RunConsole(stderr=stderr, highlight=False, force_jupyter=False)
 
 
 def console_reporter(progress: Console, results: Console, environ: Mapping[str, str]) -> Reporter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,6 +66,10 @@ class _LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name in logging
         pass
+
+    def close(self) -> None:
+        with suppress(OSError):  # lines that found no room are tried once more here, and lost
+            super().close()
 
 
 class _RedactingFormatter(logging.Formatter):

@@ -250,11 +250,14 @@ class RunFolder:
     ) -> None:
         self.close()
 
-    def record_invocation(self, argv: Sequence[str], origin: ConfigOrigin = SHIPPED) -> None:
-        """Append one line: when, where, with which arguments (secrets removed), files and package versions."""
+    def record_invocation(
+        self, argv: Sequence[str], origin: ConfigOrigin = SHIPPED, resumed_from: Path | None = None
+    ) -> None:
+        """Append one line: when, where, from which checkpoint, arguments (secrets removed), files and versions."""
         line = {
             "time": _now(),
             "argv": redact_argv(argv),
+            "resumed_from": None if resumed_from is None else resumed_from.name,
             "config_search_path": list(origin.search_path),
             "own_config_files": list(origin.own_files),
             "host": socket.gethostname(),

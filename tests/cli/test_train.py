@@ -43,7 +43,7 @@ BAD = {
     ),
     "+typo=1": (
         "typo=1: unknown key; known are run, restart, data_dir, seed, device, torch_deterministic, agent, py_agent, "
-        "env, trainer, wandb, tensorboard"
+        "env, trainer, wandb, objective, tensorboard"
     ),
     "+agent_name=x": "agent_name=x: unknown key; did you mean agent?",
     "+trainer.batchsize=1": "trainer.batchsize=1: unknown key; did you mean trainer.batch_size?",

@@ -63,6 +63,7 @@ class Child:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
                 self._ended = True
+                self._read_rest()
                 return os.waitstatus_to_exitcode(status)
             if select.select([self.master], [], [], 0.05)[0]:
                 try:
@@ -70,3 +71,11 @@ class Child:
                 except OSError:
                     continue
         raise AssertionError("the child does not end")
+
+    def _read_rest(self) -> None:
+        """What the child wrote just before its end."""
+        while select.select([self.master], [], [], 0.0)[0]:
+            try:
+                self.text += os.read(self.master, 65536).decode(errors="replace")
+            except OSError:
+                return

@@ -27,8 +27,8 @@ from metta_train.cli.config_source import ConfigSource, conf_folder
 from metta_train.cli.hydra_errors import Known, explain
 from metta_train.cli.search_path import OwnFolder, origin_of, shadowed, split_searchpath
 from metta_train.cli.suites import load_suite
-from metta_train.run_config import NO_KEYS, EvaluationSuite, RunConfig, plain_values
-from metta_train.specs.config_errors import ConfigError, unknown_key
+from metta_train.run_config import EvaluationSuite, RunConfig, plain_values
+from metta_train.specs.config_errors import ConfigError, nearest_key
 from metta_train.specs.config_origin import SHIPPED, ConfigOrigin
 from metta_train.training.run_folder import RunPaths
 
@@ -187,11 +187,13 @@ def _refuse_lists(overrides: Sequence[str], groups: Sequence[str]) -> None:
 
 def _refuse_new_keys(overrides: Sequence[str], groups: Sequence[str]) -> None:
     """Hydra takes `+experimant=x`, a group misspelt, for a new key."""
-    known = [*RunConfig.model_fields, *groups]
     for override in overrides:
         key = override.lstrip("+").partition("=")[0]
-        if override.startswith("+") and key.isidentifier() and key not in known:
-            raise ConfigError(f"{override}: {unknown_key(key, [name for name in known if name not in NO_KEYS])}")
+        if not override.startswith("+") or key in RunConfig.model_fields or key in groups:
+            continue
+        nearest = nearest_key(key, groups)
+        if nearest is not None:
+            raise ConfigError(f"{override}: unknown key; did you mean {nearest}?")
 
 
 def _refuse_two_agents(overrides: Sequence[str]) -> None:

@@ -44,7 +44,8 @@ def test_it_tells_the_plan_the_parameters_and_the_memory(here: Path, capsys: pyt
     assert "3 for 2,304 agent steps" in text
     layers = {name: int(n.replace(",", "")) for name, n in re.findall(r"^  (\w+) +([\d,]+)$", text, re.MULTILINE)}
     assert layers.pop("all") == sum(layers.values()) and layers["core"] == 2 * (128 + 128 + 2) * 512
-    sizes = {name: float(n) for name, n in re.findall(r"^  (\w+) +([\d.]+) MiB", text, re.MULTILINE)}
+    # With a thousands separator: the process of many tests can have more than 1,000 MiB.
+    sizes = {name: float(n.replace(",", "")) for name, n in re.findall(r"^  (\w+) +([\d,.]+) MiB", text, re.MULTILINE)}
     parts = ("network", "rollout", "minibatch", "activations")
     assert sizes["together"] == pytest.approx(sum(sizes[part] for part in parts), abs=0.3)
     assert all(sizes[part] > 0 for part in parts) and sizes["process"] > 50

@@ -14,6 +14,7 @@ from metta_train.reporting.curves import (
     chosen_metrics,
     curve,
     last_epochs,
+    mean_rate,
     read_epochs,
     recent_rate,
     sampled_epochs,
@@ -93,7 +94,7 @@ def test_a_glance_reads_the_ends_and_a_sample(tmp_path: Path, padding: int) -> N
     path = write(tmp_path / "metrics.jsonl", 500, padding)
     tail = last_epochs(path)
     assert tail[-1]["metric/epoch"] == 500 and (len(tail) < 500) == (padding > 0)
-    assert recent_rate(tail) == 50.0
+    assert recent_rate(tail) == mean_rate(tail) == 50.0
     sample = [epoch["metric/epoch"] or 0.0 for epoch in sampled_epochs(path, 20)]
     assert sample[0] == 1 and len(sample) == 20 and sample == sorted(set(sample))
     gaps = np.diff([*sample, 501])
@@ -105,5 +106,5 @@ def test_a_short_file_is_read_whole(tmp_path: Path) -> None:
     assert [epoch["metric/epoch"] for epoch in last_epochs(path)] == [1, 2, 3]
     assert [epoch["metric/epoch"] for epoch in sampled_epochs(path, 20)] == [1, 2, 3]
     assert recent_rate(last_epochs(path)[:1]) == 50.0
-    assert recent_rate(()) is None
+    assert recent_rate(()) is mean_rate(()) is None
     assert last_epochs(tmp_path / "none") == sampled_epochs(tmp_path / "none", 3) == ()

@@ -73,6 +73,17 @@ def test_a_summary(tmp_path: Path) -> None:
     assert summarize(paths).condition == "crashed"
 
 
+def test_the_speed_is_that_of_the_last_epochs_while_it_runs_and_of_all_afterwards(tmp_path: Path) -> None:
+    paths = write_run(tmp_path, "mine", scores=())
+    times = [(1000.0, 8.0), (2000.0, 10.0)]  # the first epoch was slow
+    paths.metrics.write_text(
+        "".join(f'{{"metric/agent_step": {step}, "metric/total_time": {time}}}\n' for step, time in times)
+    )
+    assert summarize(paths).steps_per_second == 200.0
+    with RunFolder.open(tmp_path, "mine"):
+        assert summarize(paths).steps_per_second == 500.0
+
+
 def test_the_lock_is_seen_and_left_alone(tmp_path: Path) -> None:
     paths = write_run(tmp_path, "mine", rewards=(), scores=())
     assert not is_locked(paths)

@@ -177,12 +177,15 @@ def sampled_epochs(path: Path, count: int) -> tuple[Metrics, ...]:
 def recent_rate(epochs: Sequence[Metrics]) -> float | None:
     """Agent steps per second over the last epochs, by the run's own clock."""
     recent = epochs[-_RATE_EPOCHS - 1 :]
-    if not recent:
-        return None
-    steps, seconds = _position(recent[-1])
-    if len(recent) > 1:
-        first_steps, first_seconds = _position(recent[0])
-        steps, seconds = steps - first_steps, seconds - first_seconds
+    if len(recent) < 2:
+        return mean_rate(recent)
+    (first_steps, first_seconds), (steps, seconds) = _position(recent[0]), _position(recent[-1])
+    return (steps - first_steps) / (seconds - first_seconds) if seconds > first_seconds else None
+
+
+def mean_rate(epochs: Sequence[Metrics]) -> float | None:
+    """Agent steps per second from the run's beginning to the last of the epochs, by the run's own clock."""
+    steps, seconds = _position(epochs[-1]) if epochs else (0.0, 0.0)
     return steps / seconds if seconds > 0 else None
 
 

@@ -52,7 +52,7 @@ class RunSummary:
         agent_step: agent steps done.
         total_timesteps: agent steps asked for; 0 when unknown.
         reward: mean reward of recent episodes.
-        steps_per_second: agent steps per second of the last epochs.
+        steps_per_second: agent steps per second: of the last epochs while it runs, of all epochs afterwards.
         age: seconds since the run's last sign of life.
         checkpoints: how many there are.
         agent: e.g. "agent=fast"; empty before the first checkpoint.

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic import ConfigDict, ValidationError
 
-from metta_train.reporting.curves import curve, last_epochs, recent_rate, sampled_epochs
+from metta_train.reporting.curves import curve, last_epochs, mean_rate, recent_rate, sampled_epochs
 from metta_train.reporting.metric_names import REWARD
 from metta_train.reporting.storage import StorageError, storage_errors
 from metta_train.specs.config_errors import ConfigError, nearest_choice
@@ -143,15 +143,16 @@ def summarize(paths: RunPaths, now: float | None = None) -> RunSummary:
         status = read_status(paths)
         newest = newest_checkpoint(paths.checkpoints)
         rewards = curve(sampled_epochs(paths.metrics, CURVE_POINTS), REWARD)
+        condition, last = _condition(paths, status), last_epochs(paths.metrics)
         return RunSummary(
             name=paths.run,
             folder=paths.folder,
-            condition=_condition(paths, status),
+            condition=condition,
             epoch=0 if status is None else status.epoch,
             agent_step=0 if status is None else status.agent_step,
             total_timesteps=0 if status is None else status.total_timesteps,
             reward=None if status is None else status.reward,
-            steps_per_second=recent_rate(last_epochs(paths.metrics)),
+            steps_per_second=recent_rate(last) if condition == "running" else mean_rate(last),
             age=max(0.0, now - _last_sign(paths, status)),
             checkpoints=count_checkpoints(paths.checkpoints),
             agent="" if newest is None else newest.agent,

@@ -136,6 +136,9 @@ def test_training_is_as_fast_as_without_wandb(data_dir: Path) -> None:
             for name, run in runs.items():
                 run.wait_until(lambda name=name: lines(data_dir, name) >= 1)
             runs["fast-silent"].wait_until(lambda: "wandb reports offline" in runs["fast-silent"].err())
+            # The end of the attempt and the start of the offline run cost a second, once, whatever a run's length.
+            begun = lines(data_dir, "fast-silent")
+            runs["fast-silent"].wait_until(lambda: lines(data_dir, "fast-silent") >= begun + 50)
             for run in runs.values():
                 run.kill(signal.SIGSTOP)
             for turn in range(TURNS):

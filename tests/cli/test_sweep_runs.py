@@ -62,6 +62,9 @@ def test_a_sweep_goes_on_behind_a_bad_job_and_what_is_done_stays_done(tmp_path: 
     entropies = {run: row["objective"] for run, row in rows_of(sweep).items() if row["state"] == "done"}
     assert entropies and all(float(entropy) > 1.0 for entropy in entropies.values())
 
+    # The mistyped value of earlier starts is in the file, and no line of this table.
+    assert "batch_size=-1" not in compared.out and "s/batch_size--1" in rows_of(sweep)
+
 
 def test_each_job_has_a_wandb_run_of_its_own_and_other_settings_are_no_skip(tmp_path: Path) -> None:
     small = [word for word in SMALL if word != "wandb=off"]

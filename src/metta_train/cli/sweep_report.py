@@ -107,7 +107,13 @@ def report(
         Text.assemble((sweep.name, "bold"), f": {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}, {told}")
     ]
     metric = sweep.metric
-    settings = settings_of(everything, sweep.goal)
+    # A setting of an earlier start of which nothing came, a mistyped value for example, is in sweep.csv alone.
+    current = {job.run for job in jobs}
+    settings = [
+        setting
+        for setting in settings_of(everything, sweep.goal)
+        if setting.done or any(job.run in current for job in setting.jobs)
+    ]
     if settings:
         parts += [Text(), Text(f"{metric}, mean over the last tenth of each run{LOWER[sweep.goal]}", style=_LABEL)]
         parts.append(results_table(settings, width))

@@ -78,7 +78,7 @@ def test_float64_observations_become_float32_and_bytes_stay() -> None:
 @pytest.mark.parametrize(
     ("changes", "texts"),
     [
-        ({"id": "CartPol-v1"}, ["env.id", "'CartPol-v1'", "nearest is 'CartPole-v1'"]),
+        ({"id": "CartPol-v1"}, ["env.id", "'CartPol-v1'", "did you mean CartPole-v"]),
         ({"id": "no_such_package:Env-v0"}, ["env.id", "no_such_package"]),
         ({"id": FAKES + "FakeDict-v0"}, ["FakeDict-v0", "observation space must be a Box"]),
         ({"id": "Pendulum-v1"}, ["Pendulum-v1", "action space must be Discrete", "Box"]),

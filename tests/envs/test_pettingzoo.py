@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -130,6 +132,13 @@ def test_workers_and_replay() -> None:
 def test_mistakes(config: EnvConfig, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         environment_spec(config)
+
+
+def test_a_package_that_an_environment_needs_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hungry_v0.py").write_text("import packing.sub\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"^env.id=hungry_v0: .* not installed: .*; try pip install packing$"):
+        environment_spec(leaving(id="hungry_v0"))
 
 
 def test_a_training_on_the_command_line(tmp_path) -> None:

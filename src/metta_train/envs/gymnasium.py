@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
 import gymnasium
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from metta_train.envs.config import GymnasiumEnvConfig
 from metta_train.envs.environment import EnvBuffers, Environment
 from metta_train.specs.action_table import ActionTable
+from metta_train.specs.config_errors import nearest_choice
 from metta_train.specs.environment_spec import BoxObservation, EnvironmentSpec
 from metta_train.specs.random_streams import derived_seed
 
@@ -107,9 +107,9 @@ def _made(config: GymnasiumEnvConfig, arguments: Mapping[str, object]) -> gymnas
     except gymnasium.error.DependencyNotInstalled as error:
         raise ValueError(f"env.id={config.id}: a package that it needs is not installed: {error}") from None
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        near = difflib.get_close_matches(config.id, list(gymnasium.registry), n=1, cutoff=0.0)[0]
+        near = nearest_choice(config.id, list(gymnasium.registry))
         raise ValueError(
-            f"env.id: got {config.id!r}, which Gymnasium does not know ({error}); nearest is {near!r}"
+            f"env.id: got {config.id!r}, which Gymnasium does not know ({str(error).rstrip('.')}){near}"
         ) from None
     except TypeError as error:
         raise ValueError(f"env.kwargs: {config.id} does not take {dict(arguments)}: {error}") from None

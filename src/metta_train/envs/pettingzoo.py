@@ -141,7 +141,9 @@ def _maker(name: str) -> Callable[..., ParallelEnv[Any, Any, Any]]:
         missing = str(error.name)
         if module_name == missing or module_name.startswith(f"{missing}."):
             raise ValueError(f"env.id: got {name!r}, and there is no module {module_name}{_nearest(name)}") from None
-        raise ValueError(f"env.id={name}: a package that it needs is not installed: {error}") from None
+        raise ValueError(
+            f"env.id={name}: a package that it needs is not installed: {error}; try pip install {missing.split('.')[0]}"
+        ) from None
     except ImportError as error:
         raise ValueError(f"env.id={name}: cannot be imported: {error}") from None
     maker = vars(module).get(function or MAKER)

@@ -35,7 +35,10 @@ def cpu_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
 
 
 class _Layer:
-    """One layer's numbers, all `[B, T, ...]`: kept from the forward pass for the backward one."""
+    """One layer's numbers, all `[B, T, ...]`: kept from the forward pass for the backward one.
+
+    What the LSTM returns is not among them: it holds its own history, and in that circle nothing would be freed.
+    """
 
     def __init__(self, inputs: Tensor, hidden_size: int) -> None:
         rows, steps, _ = inputs.shape
@@ -44,7 +47,6 @@ class _Layer:
         self.hidden = inputs.new_empty(rows, steps, hidden_size)  # as the step finds it: zero where the row resets
         self.cells = torch.empty_like(self.hidden)  # likewise
         self.tanh_cells = torch.empty_like(self.hidden)  # after the step
-        self.outputs = torch.empty_like(self.hidden)
 
 
 class _Lstm(torch.autograd.Function):
@@ -68,14 +70,14 @@ class _Lstm(torch.autograd.Function):
             torch.mm(outputs.flatten(0, 1), weight_inputs.t(), out=layer.gates.flatten(0, 1))
             for first, memory in ((hidden, layer.hidden), (cell, layer.cells)):
                 cpu_kernels.open_memory(marks, numbers(first[:, index].contiguous()), numbers(memory))
-            last_cells = torch.empty_like(layer.outputs[:, 0])
+            outputs = torch.empty_like(layer.hidden)
+            last_cells = torch.empty_like(outputs[:, 0])
             bias = numbers(bias_inputs + bias_hidden)
-            tensors = (layer.gates, layer.hidden, layer.cells, layer.tanh_cells, layer.outputs, last_cells)
+            tensors = (layer.gates, layer.hidden, layer.cells, layer.tanh_cells, outputs, last_cells)
             arrays = tuple(map(numbers, tensors))
             for step, (gates, memory) in enumerate(zip(layer.gates.unbind(1), layer.hidden.unbind(1), strict=True)):
                 gates.addmm_(memory, weight_hidden.t())
                 cpu_kernels.lstm_step(step, marks, bias, *arrays)
-            outputs = layer.outputs
             layers.append(layer)
             hidden_after.append(outputs[:, -1])
             cells_after.append(last_cells)

@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
-from metta_train.cli import train
+from metta_train.cli import sweep_job, train
 from metta_train.cli.compose import ConfigSource
 from metta_train.cli.config_source import conf_folder
 from metta_train.cli.exit_codes import DONE
@@ -119,6 +122,35 @@ def test_a_job_gives_the_sweeper_its_objective(tmp_path: Path) -> None:
         ("failed", None, "not this one"),
         ("done", 1.5, None),
     ]
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "seen"),
+    [
+        ("auto", "3,5", ["3", "5", "3"]),
+        ("cpu", "3,5", ["3,5", "3,5", "3,5"]),
+        ("auto", "4", ["4", "4", "4"]),  # what Slurm gave the job
+    ],
+)
+def test_jobs_of_a_launcher_share_out_the_gpus(
+    device: str, visible: str, seen: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+
+    def trained(config: RunConfig, command: Sequence[str]) -> int:
+        found.append(os.environ["CUDA_VISIBLE_DEVICES"])
+        return DONE
+
+    def run_job(tree: DictConfig) -> float:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)  # as a process of its own finds it
+        return job(tree)
+
+    monkeypatch.setattr(sweep_job, "ignore_interrupts", lambda: None)
+    overrides = ["run=s", "seed=1,2,3", "trainer=smoke", f"device={device}", f"data_dir={tmp_path}"]
+    sweep = plan_sweep(overrides, SOURCE)
+    job = SweepJob(replace(sweep, in_process=False), SOURCE, trained)
+    train._hydra_main(["-m", *overrides, *sweep.overrides], SOURCE, run_job)
+    assert found == seen
 
 
 def test_another_sweeper_plans_its_jobs_itself(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from metta_train.reporting.curves import last_epochs
 from metta_train.reporting.metric_names import TOTAL_TIME
 from metta_train.reporting.redaction import redact_config, redact_message
 from metta_train.run_config import RunConfig
+from metta_train.sweeps.devices import keep_one_device
 from metta_train.sweeps.job_records import JobRecord
 from metta_train.sweeps.objective import objective_of
 from metta_train.training.run_folder import RunPaths, config_changes, read_config, read_status
@@ -56,9 +57,11 @@ class SweepJob:
         Returns:
             The objective, for sweepers that search; NaN for a job that failed, so that the others go on.
         """
+        settings = HydraConfig.get()
         if not self.sweep.in_process:
             ignore_interrupts()
-        settings = HydraConfig.get()
+            if tree.device in ("auto", "cuda"):
+                keep_one_device(os.environ, settings.job.num)
         task: list[str] = list(settings.overrides.task)
         overrides = [override for override in task if not override.startswith(f"{RUN}=")]
         record = JobRecord(

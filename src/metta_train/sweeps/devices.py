@@ -1,8 +1,8 @@
-"""Which GPUs the trials of a search share out: each trial sees one, as its only device."""
+"""How jobs at the same time share out the GPUs of a machine: each sees one, as its only device."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"  # read by CUDA when a process first asks for a device
 
@@ -15,6 +15,13 @@ def visible_devices(environ: Mapping[str, str]) -> tuple[str, ...]:
     import torch
 
     return tuple(map(str, range(torch.cuda.device_count())))
+
+
+def keep_one_device(environ: MutableMapping[str, str], number: int) -> None:
+    """Job `number` sees one of the GPUs, in turn. Where a process does several jobs, CUDA keeps that of the first."""
+    devices = visible_devices(environ)
+    if len(devices) > 1:
+        environ[VISIBLE] = devices[number % len(devices)]
 
 
 class DeviceShare:

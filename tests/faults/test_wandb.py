@@ -126,7 +126,7 @@ def services(run: Run) -> list[psutil.Process]:
 def test_training_is_as_fast_as_without_wandb(data_dir: Path) -> None:
     """Two runs take turns, so that neither is in the way of the other and what else the machine does falls on both.
 
-    wandb.log costs the same for every epoch, a millisecond or two, so the epochs are not as short as in other tests.
+    wandb.log costs the same for every epoch, so the epochs are not as short as in other tests.
     """
     long = ("trainer.total_timesteps=1000000000", "trainer.batch_size=512")
     done: dict[str, list[int]] = {"fast-off": [], "fast-silent": []}

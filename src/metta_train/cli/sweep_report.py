@@ -108,11 +108,10 @@ def report(
     ]
     metric = sweep.metric
     # A setting of an earlier start of which nothing came, a mistyped value for example, is in sweep.csv alone.
-    current = {job.run for job in jobs}
     settings = [
         setting
         for setting in settings_of(everything, sweep.goal)
-        if setting.done or any(job.run in current for job in setting.jobs)
+        if setting.done or any(job.start == sweep.start for job in setting.jobs)
     ]
     if settings:
         parts += [Text(), Text(f"{metric}, mean over the last tenth of each run{LOWER[sweep.goal]}", style=_LABEL)]

@@ -12,7 +12,6 @@ then stand for the future that was cut off.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
 import pkgutil
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from metta_train.envs.config import PettingZooEnvConfig
 from metta_train.envs.environment import EnvBuffers, Environment
 from metta_train.specs.action_table import ActionTable
+from metta_train.specs.config_errors import nearest_choice
 from metta_train.specs.environment_spec import BoxObservation, EnvironmentSpec
 from metta_train.specs.random_streams import derived_seed
 
@@ -162,8 +162,7 @@ def _nearest(name: str) -> str:
         for module in pkgutil.iter_modules([f"{path}/{family.name}" for path in package.__path__])
         if "_v" in module.name
     ]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else f"; PettingZoo has {', '.join(known)}"
+    return nearest_choice(name, known) or f"; PettingZoo has {', '.join(known)}"
 
 
 def _fixed_agents(config: PettingZooEnvConfig, env: ParallelEnv[Any, Any, Any]) -> tuple[Any, ...]:

@@ -32,12 +32,11 @@ from metta_train.run_config import RunConfig
 from metta_train.specs.records import EpisodeRecord, EpochRecord
 from metta_train.training import update
 from metta_train.training.rollout import RolloutCollector
-from metta_train.training.row_threads import RowThreads
 from metta_train.training.run_folder import RunFolder
 from metta_train.training.stopping import StopRequest
 from metta_train.training.trainer import Trainer, TrainingPlan
 from metta_train.training.training_state import KeptState, Standing
-from metta_train.training.update import PolicyUpdater
+from metta_train.training.update import build_updater
 
 
 def train_unprotected(config: RunConfig) -> Generator[EpochRecord, None, None]:
@@ -101,18 +100,14 @@ def _trainer(design: Design, folder: RunFolder, stack: ExitStack) -> Trainer:
         ),
         policy=policy,
         collector=collector,
-        updater=PolicyUpdater(
+        updater=build_updater(
             policy,
             state.optimizer,
             state.anchors,
             plan,
-            trainer.ppo,
-            trainer.vtrace,
-            trainer.prioritized_experience_replay,
-            trainer.update_epochs,
+            trainer,
             config.chosen_agent.clip_range,
             state.generators[MINIBATCHES],
-            threads=RowThreads(plan.learner_threads),
         ),
         schedules=design.schedules,
         reporters=reporting.reporters,

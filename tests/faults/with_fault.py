@@ -110,17 +110,17 @@ def full_disk(numbers: str) -> None:
 
 
 def at_step(number: str, action: Callable[[], None]) -> None:
-    from metta_train.training.update import PolicyUpdater
+    from metta_train.training.gradient_step import GradientStep
 
     left = itertools.count(int(number), -1)
-    evaluate = PolicyUpdater._evaluate
+    evaluate = GradientStep._evaluate
 
-    def evaluate_or_break(self: PolicyUpdater, segments: Any, *, gradients: bool = True) -> Any:
+    def evaluate_or_break(self: GradientStep, segments: Any, *, gradients: bool = True) -> Any:
         if next(left) == 1:
             action()
         return evaluate(self, segments, gradients=gradients)
 
-    PolicyUpdater._evaluate = evaluate_or_break
+    GradientStep._evaluate = evaluate_or_break
 
 
 def out_of_memory(number: str) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from torch import nn
 
 from metta_train.policies.initialization import LstmBiasMode
 from metta_train.policies.recurrence import lstm_initial_values, run_lstm
+from metta_train.policies.watched import recorded
 from metta_train.specs.recurrent_state import RecurrentState
 
 
@@ -43,14 +46,14 @@ def assert_same(first, second):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 6), st.booleans(), st.data())
-def test_any_resets_give_what_the_definition_gives(rows, steps, watched, data):
+@given(st.integers(1, 5), st.integers(1, 6), st.sampled_from(["unseen", "watched", "recorded"]), st.data())
+def test_any_resets_give_what_the_definition_gives(rows, steps, how, data):
     flags = st.lists(st.lists(st.booleans(), min_size=steps, max_size=steps), min_size=rows, max_size=rows)
     resets = torch.tensor(data.draw(flags))
     lstm, inputs, state = make(rows, steps)
-    if watched:
+    if how == "watched":
         lstm.register_forward_hook(lambda *_: None)
-    with torch.no_grad():
+    with torch.no_grad(), recorded() if how == "recorded" else nullcontext():
         assert_same(run_lstm(lstm, inputs, state, resets), step_by_step(lstm, inputs, state, resets))
 
 

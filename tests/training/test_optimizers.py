@@ -247,3 +247,33 @@ def test_state_moves_between_devices(kind: str) -> None:
     on_cpu = build_optimizer(make_config(kind), make_network())
     on_gpu.load_state_tensors(on_cpu.state_tensors())
     on_cpu.load_state_tensors(on_gpu.state_tensors())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("left_out", [True, False])
+def test_a_step_that_is_left_out_changes_nothing(kind: str, left_out: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the others are what they always were; Adam does not look which of them it is."""
+    network, plain = make_network(), make_network()
+    optimizer, plain_optimizer = (build_optimizer(make_config(kind), one) for one in (network, plain))
+    for own, step in ((network, optimizer), (plain, plain_optimizer)):
+        train(own, step, range(2))
+        train_gradients(own)
+    before = [tensor.clone() for tensor in (*network.parameters(), *optimizer.state_tensors().values())]
+    flag = torch.tensor(left_out)
+    if kind == "adam":
+        monkeypatch.setattr(Tensor, "__bool__", lambda self: pytest.fail("somebody looked"))
+    optimizer.step(leave_out=flag)
+    monkeypatch.undo()
+    after = [*network.parameters(), *optimizer.state_tensors().values()]
+    if left_out:
+        assert all(torch.equal(*pair) for pair in zip(before, after, strict=True))
+        # Nothing stays behind: the next step is an ordinary one.
+        optimizer.step()
+    plain_optimizer.step()
+    expected = [*plain.parameters(), *plain_optimizer.state_tensors().values()]
+    assert all(torch.equal(*pair) for pair in zip(after, expected, strict=True))
+
+
+def train_gradients(network: Network) -> None:
+    network.zero_grad()
+    network(torch.randn(8, 2, 3, 3, generator=torch.Generator().manual_seed(99))).square().mean().backward()

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metta_train.training import update
+from metta_train.training import gradient_step
 from metta_train.training.row_threads import RowThreads
 from tests.training.test_update import VALUES, rollout, updater
 
@@ -62,10 +62,10 @@ def test_an_error_is_told_when_every_thread_is_done():
 @pytest.mark.parametrize("piece_segments", [8, 4, 2])
 @pytest.mark.parametrize("norm_adv", [False, True])
 def test_a_shared_update_equals_one_threads_up_to_rounding(monkeypatch, norm_adv, piece_segments):
-    monkeypatch.setattr(update, "LEAST_STEPS", 1)
+    monkeypatch.setattr(gradient_step, "LEAST_STEPS", 1)
     policy, segments = rollout()
     policies, stats = [], []
-    for threads in (RowThreads(1), RowThreads(2), RowThreads(3)):
+    for threads in (1, 2, 3):
         own = copy.deepcopy(policy)
         shared = updater(own, minibatch_segments=8, piece_segments=piece_segments, norm_adv=norm_adv, threads=threads)
         stats.append(shared.update(segments, VALUES, 0.0).stats)
@@ -79,11 +79,11 @@ def test_a_shared_update_equals_one_threads_up_to_rounding(monkeypatch, norm_adv
 
 
 def test_the_same_threads_give_the_same_bytes(monkeypatch):
-    monkeypatch.setattr(update, "LEAST_STEPS", 1)
+    monkeypatch.setattr(gradient_step, "LEAST_STEPS", 1)
     policy, segments = rollout()
     results = []
     for _ in range(5):
         own = copy.deepcopy(policy)
-        updater(own, minibatch_segments=8, threads=RowThreads(3)).update(segments, VALUES, 0.0)
+        updater(own, minibatch_segments=8, threads=3).update(segments, VALUES, 0.0)
         results.append(torch.cat([parameter.detach().flatten() for parameter in own.parameters()]))
     assert all(torch.equal(result, results[0]) for result in results)

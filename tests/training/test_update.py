@@ -15,9 +15,9 @@ from metta_train.training.batching import BatchPlan
 from metta_train.training.config import TrainerConfig
 from metta_train.training.nonfinite import NonFiniteError
 from metta_train.training.optimizers import build_optimizer
+from metta_train.training.recording import Recorder
 from metta_train.training.rollout import RolloutCollector
-from metta_train.training.row_threads import RowThreads
-from metta_train.training.update import PolicyUpdater
+from metta_train.training.update import PolicyUpdater, build_updater
 from tests.fakes.clock_env import ClockEnv
 from tests.fakes.small_recurrent_policy import SmallRecurrentPolicy
 from tests.training.trainer_config import trainer_config
@@ -43,6 +43,24 @@ def rollout() -> tuple[SmallRecurrentPolicy, Segments]:
     return policy, collector.collect().segments
 
 
+def plan_of(
+    *, minibatch_segments: int, piece_segments: int | None = None, horizon: int = HORIZON, threads: int = 1
+) -> BatchPlan:
+    return BatchPlan(
+        num_envs=4,
+        num_workers=0,
+        num_slices=1,
+        rows=8,
+        steps=STEPS,
+        bptt_horizon=horizon,
+        batch_size=8 * STEPS,
+        minibatch_size=minibatch_segments * horizon,
+        max_minibatch_size=(piece_segments or minibatch_segments) * horizon,
+        precision="fp32",
+        learner_threads=threads,
+    )
+
+
 def updater(
     policy: SmallRecurrentPolicy,
     *,
@@ -51,38 +69,24 @@ def updater(
     clip_range: float = 0.0,
     update_epochs: int = 1,
     nonfinite: Literal["stop", "skip", "rollback"] = "stop",
-    threads: RowThreads | None = None,
+    threads: int = 1,
+    record: Recorder | None = None,
     **changes: object,
 ) -> PolicyUpdater:
     base = trainer_config()
     ppo = base.ppo.model_copy(update=changes)
-    config: TrainerConfig = base.model_copy(update={"ppo": ppo})
-    plan = BatchPlan(
-        num_envs=4,
-        num_workers=0,
-        num_slices=1,
-        rows=8,
-        steps=STEPS,
-        bptt_horizon=HORIZON,
-        batch_size=64,
-        minibatch_size=minibatch_segments * HORIZON,
-        max_minibatch_size=(piece_segments or minibatch_segments) * HORIZON,
-        precision="fp32",
-        learner_threads=1,
-    )
-    return PolicyUpdater(
+    config: TrainerConfig = base.model_copy(update={"ppo": ppo, "update_epochs": update_epochs, "nonfinite": nonfinite})
+    plan = plan_of(minibatch_segments=minibatch_segments, piece_segments=piece_segments, threads=threads)
+    generator = torch.Generator().manual_seed(2)
+    return build_updater(
         policy,
         build_optimizer(config.optimizer, policy),
         WeightAnchors.of(policy),
         plan,
-        config.ppo,
-        config.vtrace,
-        config.prioritized_experience_replay,
-        update_epochs,
+        config,
         clip_range,
-        torch.Generator().manual_seed(2),
-        nonfinite,
-        threads=threads,
+        generator,
+        record=record,
     )
 
 

@@ -22,6 +22,7 @@ def trainer_config(**changes: object) -> TrainerConfig:
         "async_factor": "auto",
         "forward_pass_minibatch_target_size": 96,
         "precision": "fp32",
+        "cuda_graphs": False,
         "grad_mean_variance_interval": 0,
         "optimizer": {
             "type": "adam",

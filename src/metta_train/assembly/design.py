@@ -55,6 +55,8 @@ def design_of(config: RunConfig) -> Design:
     if config.wandb.video_interval:
         require_pictures(config.env)
     device = choose_device(config.device)
+    if config.trainer.cuda_graphs and device.type != "cuda":
+        raise ValueError(f"trainer.cuda_graphs=true needs a CUDA device, got {device}: use trainer.cuda_graphs=false")
     spec = environment_spec(config.env)
     plan = plan_batches(config.trainer, spec, measure_resources(device))
     _configure_torch(config)

@@ -19,14 +19,14 @@ from metta_train.reporting.run_reporting import RunReporting
 from metta_train.training.checkpoint_writer import CheckpointWriter
 from metta_train.training.checkpoints import Checkpoint
 from metta_train.training.recent_rewards import RecentRewards
+from metta_train.training.recording import record_cuda_graph
 from metta_train.training.retention import Retention
 from metta_train.training.rollout import RolloutCollector
-from metta_train.training.row_threads import RowThreads
 from metta_train.training.run_folder import RunFolder
 from metta_train.training.stopping import StopRequest
 from metta_train.training.trainer import Trainer, TrainingPlan
 from metta_train.training.training_state import KeptState, Standing, recent_rewards_of, standing_of
-from metta_train.training.update import PolicyUpdater
+from metta_train.training.update import build_updater
 
 
 def build_trainer(
@@ -51,6 +51,7 @@ def build_trainer(
     """
     config, plan, policy = design.config, design.plan, design.policy
     trainer = config.trainer
+    record = record_cuda_graph if trainer.cuda_graphs else None
     state = training_state(design, checkpoint, new_data_seed)
     env = stack.enter_context(
         make_vector_env(
@@ -81,6 +82,7 @@ def build_trainer(
         plan.precision,
         start=None if checkpoint is None or new_data_seed is not None else rollout_start(design, env, checkpoint),
         check=stop.check,
+        record=record,
     )
 
     # Told of an epoch before its checkpoint is written, like every reporter.
@@ -114,20 +116,16 @@ def build_trainer(
         ),
         policy=policy,
         collector=collector,
-        updater=PolicyUpdater(
+        updater=build_updater(
             policy,
             state.optimizer,
             state.anchors,
             plan,
-            trainer.ppo,
-            trainer.vtrace,
-            trainer.prioritized_experience_replay,
-            trainer.update_epochs,
+            trainer,
             config.chosen_agent.clip_range,
             state.generators[MINIBATCHES],
-            trainer.nonfinite,
             check=stop.check_finishing,
-            threads=RowThreads(plan.learner_threads),
+            record=record,
         ),
         schedules=design.schedules,
         reporters=Reporters([reporting.reporters, recent]),

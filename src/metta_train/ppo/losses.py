@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 
-def clipped_policy_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip_coef: float) -> Tensor:
+def clipped_policy_loss(
+    log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip_coef: float | Tensor
+) -> Tensor:
     """Mean of max(-A * ratio, -A * clip(ratio, 1 - clip_coef, 1 + clip_coef)), ratio = exp(log_probs - old_log_probs).
 
     Args:
@@ -21,11 +23,11 @@ def clipped_policy_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Te
         clip_coef: above 0.
     """
     ratio = (log_probs - old_log_probs).exp()
-    clipped_ratio = ratio.clamp(1.0 - clip_coef, 1.0 + clip_coef)
+    clipped_ratio = _clamp(ratio, 1.0 - clip_coef, 1.0 + clip_coef)
     return torch.maximum(-advantages * ratio, -advantages * clipped_ratio).mean()
 
 
-def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, vf_clip_coef: float) -> Tensor:
+def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, vf_clip_coef: float | Tensor) -> Tensor:
     """0.5 * mean max((v - R)^2, (v_old + clip(v - v_old, -vf_clip_coef, vf_clip_coef) - R)^2).
 
     Args:
@@ -34,10 +36,14 @@ def clipped_value_loss(values: Tensor, old_values: Tensor, returns: Tensor, vf_c
         returns: `[B, T]` targets.
         vf_clip_coef: 0 or more, in units of value. At 0 only values that are worse than the old one get a gradient.
     """
-    clipped_values = old_values + (values - old_values).clamp(-vf_clip_coef, vf_clip_coef)
+    clipped_values = old_values + _clamp(values - old_values, -vf_clip_coef, vf_clip_coef)
     return 0.5 * torch.maximum((values - returns).square(), (clipped_values - returns).square()).mean()
 
 
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:
     """0.5 * mean (v - R)^2 over `[B, T]`."""
     return 0.5 * (values - returns).square().mean()
+
+
+def _clamp(tensor: Tensor, low: float | Tensor, high: float | Tensor) -> Tensor:
+    return tensor.clamp(low, high)  # pyright: ignore[reportCallIssue, reportArgumentType]  # its stub knows no union

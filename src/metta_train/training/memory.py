@@ -14,6 +14,7 @@ from torch import Tensor
 from metta_train.policies.policy import Policy
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.training.batching import BYTES_PER_STEP, BatchPlan
+from metta_train.training.precision import arithmetic
 
 # The activations of this many segments, and of twice as many, are weighed; the line through both gives those of a
 # gradient step.
@@ -103,7 +104,7 @@ def _activations_of(policy: Policy, plan: BatchPlan, segments: int) -> int:
 
     with (
         torch.autograd.graph.saved_tensors_hooks(weigh, lambda tensor: tensor),
-        torch.autocast(device.type, dtype=torch.bfloat16, enabled=plan.precision == "bf16"),
+        arithmetic(plan.precision, device),
     ):
         evaluation = policy.evaluate_actions(
             observations, torch.zeros(shape, dtype=torch.int64, device=device), policy.initial_state(segments), resets

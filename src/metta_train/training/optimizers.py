@@ -105,10 +105,25 @@ class PolicyOptimizer:
                     optimizer.state[parameter][name] = tensor
                     self._state[f"{parameter_name}/{name}"] = tensor
 
-    def step(self) -> None:
-        """Move every parameter that has a gradient."""
-        for optimizer in self._optimizers:
-            optimizer.step()
+    def step(self, leave_out: Tensor | None = None) -> None:
+        """Move every parameter that has a gradient.
+
+        Args:
+            leave_out: bool scalar on the device: true means that nothing moves and no state changes. Adam decides that
+                on the device; Muon's step waits for it.
+        """
+        if leave_out is None:
+            for optimizer in self._optimizers:
+                optimizer.step()
+        elif not all(optimizer.defaults.get("fused", False) for optimizer in self._optimizers):
+            if not bool(leave_out):
+                self.step()
+        else:
+            for optimizer in self._optimizers:
+                # What torch.amp.GradScaler sets; the fused kernels read it.
+                optimizer.found_inf = leave_out.float()  # pyright: ignore[reportAttributeAccessIssue]
+                optimizer.step()
+                del optimizer.found_inf  # pyright: ignore[reportAttributeAccessIssue]
 
     def zero_grad(self) -> None:
         for optimizer in self._optimizers:

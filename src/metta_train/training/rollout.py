@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -14,8 +14,10 @@ from torch import Tensor
 from metta_train.envs.vector import VectorEnv, VectorStep
 from metta_train.experience.segment_buffer import SegmentBuffer, Segments
 from metta_train.policies.policy import Policy
-from metta_train.specs.records import EpisodeRecord, RolloutStats
+from metta_train.specs.records import EpisodeRecord, PolicyStep, RolloutStats
 from metta_train.specs.recurrent_state import RecurrentState
+from metta_train.training.precision import arithmetic
+from metta_train.training.recording import Recorder, Recording
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,7 @@ class _Slice:
     observations: NDArray[np.generic]  # of the next decision; owned by the env, valid until the next send
     resets: Tensor  # [r] bool: the observation opens an episode
     state: RecurrentState  # before the observation is consumed
+    recording: Recording | None  # of its decisions
 
 
 class RolloutCollector:
@@ -68,6 +71,7 @@ class RolloutCollector:
         precision: "fp32" or "bf16".
         start: where a continued run stands.
         check: called before every step; what it raises abandons the rollout.
+        record: on CUDA, makes one launch of every decision.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class RolloutCollector:
         precision: str,
         start: RolloutStart | None = None,
         check: Callable[[], None] = lambda: None,
+        record: Recorder | None = None,
     ) -> None:
         self._env = env
         self._check = check
@@ -87,7 +92,7 @@ class RolloutCollector:
         self._buffer = buffer
         self._generator = generator
         self._device = device
-        self._autocast = torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+        self._precision = precision
         self._env_seconds = 0.0
         if start is None:
             opening = torch.ones(env.num_rows, dtype=torch.bool, device=device)
@@ -98,6 +103,7 @@ class RolloutCollector:
                 observations=start.observations[rows],
                 resets=start.memory.resets[rows],
                 state=start.memory.state.rows(rows),
+                recording=None if record is None else Recording("a decision", self._act_recorded, record, [generator]),
             )
             for rows in (env.slice_rows(i) for i in range(env.num_slices))
         ]
@@ -122,9 +128,9 @@ class RolloutCollector:
         started = perf_counter()
         restarts = self._env.restarts
         self._env_seconds = 0.0
-        # One autocast context for all steps: it casts the weights once.
-        with torch.inference_mode(), self._autocast:
-            episodes = self._act()
+        # One context for all steps: it casts the weights once.
+        with torch.inference_mode(), arithmetic(self._precision, self._device):
+            episodes = self._act_and_receive()
             bootstrap_values = self._bootstrap_values()
         # Outside of inference mode, so that what is trained on are ordinary tensors.
         segments = self._buffer.segments(bootstrap_values.clone())
@@ -135,7 +141,7 @@ class RolloutCollector:
             env_seconds=self._env_seconds,
         )
 
-    def _act(self) -> list[EpisodeRecord]:
+    def _act_and_receive(self) -> list[EpisodeRecord]:
         episodes: list[EpisodeRecord] = []
         for step in range(self._buffer.steps):
             self._check()
@@ -152,13 +158,26 @@ class RolloutCollector:
         if step % self._buffer.horizon == 0:
             self._buffer.begin_segment(step, part.rows, part.state)
         observations = self._to_device(part.observations)
-        decision = self._policy.act(observations, part.state, part.resets, self._generator)
+        act = self._act if part.recording is None else part.recording
+        actions, log_probs, values, *state = act(observations, part.resets, *part.state.tensors)
+        decision = PolicyStep(actions, log_probs, values, RecurrentState(tuple(state)))
         self._buffer.store_decision(step, part.rows, observations, part.resets, decision)
         part.state = decision.state
         actions = decision.actions.cpu().numpy()
         sent = perf_counter()
         self._env.send(index, actions)
         self._env_seconds += perf_counter() - sent
+
+    def _act(self, observations: Tensor, resets: Tensor, *state: Tensor) -> Sequence[Tensor]:
+        """Actions, log-probs, values and the state after them; tensors only, so that it can be recorded."""
+        step = self._policy.act(observations, RecurrentState(state), resets, self._generator)
+        return step.actions, step.log_probs, step.values, *step.state.tensors
+
+    def _act_recorded(self, *inputs: Tensor) -> Sequence[Tensor]:
+        with arithmetic(
+            self._precision, self._device, keeps_weights=False
+        ):  # a recording casts the weights of the moment it is played
+            return self._act(*inputs)
 
     def _receive(self, index: int, step: int) -> tuple[EpisodeRecord, ...]:
         part = self._slices[index]

@@ -18,7 +18,7 @@ from metta_train.training.config import PPOConfig, TrainerConfig
 from metta_train.training.optimizers import build_optimizer
 from metta_train.training.rollout import RolloutCollector
 from metta_train.training.training_state import TrainingState
-from metta_train.training.update import PolicyUpdater
+from metta_train.training.update import PolicyUpdater, build_updater
 
 HORIZON = 4
 STEPS = 8
@@ -55,7 +55,7 @@ def small_plan(rows: int, *, whole: bool) -> BatchPlan:
         minibatch_size=minibatch,
         max_minibatch_size=minibatch,
         precision="fp32",
-        learner_threads=torch.get_num_threads(),
+        learner_threads=1,
     )
 
 
@@ -75,19 +75,8 @@ def set_up(
         agent=agent,
         seed=seed,
     )
-    updater = PolicyUpdater(
-        policy,
-        state.optimizer,
-        state.anchors,
-        plan,
-        trainer.ppo,
-        trainer.vtrace,
-        trainer.prioritized_experience_replay,
-        trainer.update_epochs,
-        clip_range,
-        state.generators[MINIBATCHES],
-    )
-    return Bench(state, updater)
+    generator = state.generators[MINIBATCHES]
+    return Bench(state, build_updater(policy, state.optimizer, state.anchors, plan, trainer, clip_range, generator))
 
 
 def collector_of(bench: Bench, env: VectorEnv, plan: BatchPlan) -> RolloutCollector:

@@ -5,7 +5,7 @@ ARGS ?=
 TEST_PROCESSES ?= 2
 BIN := $(VENV)/bin
 # A file of tests stays in one process, which makes what its tests share once. ARGS="-n 0" undoes it, for --pdb and -s.
-PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist worksteal
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 # pyright comes whole from its package; it need not ask the network for a newer one.

@@ -30,3 +30,8 @@ def environment_without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(FOREIGN):
             monkeypatch.delenv(name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Pages of the docs take minutes each: first, so that no process is left alone with one of them at the end."""
+    items.sort(key=lambda item: item.path.name != "test_docs.py")

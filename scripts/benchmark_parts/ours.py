@@ -11,11 +11,10 @@ from benchmark_parts.arm import Arm
 from benchmark_parts.workload import Workload, plan_of
 from metta_train.assembly.run import train
 from metta_train.envs.build import environment_spec, make_vector_env
-from metta_train.experience.segment_buffer import SegmentBuffer
 from metta_train.policies.build import build_policy_from
 from metta_train.specs.records import EpochRecord
 from metta_train.training.resources import choose_device
-from metta_train.training.rollout import RolloutCollector
+from metta_train.training.rollout import build_collector
 
 
 class Ours(Arm):
@@ -43,19 +42,8 @@ class Ours(Arm):
         rows = plan.rows // plan.num_slices
         self._actions = rng.integers(0, len(spec.actions), (64, rows)).astype(np.int32)
         self._steps = 0
-        buffer = SegmentBuffer(
-            plan.rows,
-            plan.steps,
-            plan.bptt_horizon,
-            spec.observation.shape,
-            torch.from_numpy(np.empty(0, dtype=spec.observation.dtype)).dtype,
-            self._policy.state_shapes,
-            device,
-        )
         generator = torch.Generator(device).manual_seed(workload.seed)
-        self._collector = RolloutCollector(
-            envs(workload.seed + 2), self._policy, buffer, device, generator, plan.precision
-        )
+        self._collector = build_collector(envs(workload.seed + 2), self._policy, plan, generator)
 
     def env_only(self) -> int:
         slices = range(self._plan.num_slices)

@@ -12,7 +12,6 @@ from typing import NoReturn
 from unittest.mock import patch
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from metta_train.assembly.design import Design, design_of
@@ -25,13 +24,12 @@ from metta_train.envs.logged_vector import LoggedVectorEnv
 from metta_train.envs.vector import VectorEnv, VectorStep
 from metta_train.envs.worker_messages import StepEnvs
 from metta_train.envs.workers import WorkerVectorEnv
-from metta_train.experience.segment_buffer import SegmentBuffer
 from metta_train.reporting.console import stderr_console
 from metta_train.reporting.run_reporting import build_reporting
 from metta_train.run_config import RunConfig
 from metta_train.specs.records import EpisodeRecord, EpochRecord
-from metta_train.training import update
-from metta_train.training.rollout import RolloutCollector
+from metta_train.training import gradient_step, update
+from metta_train.training.rollout import build_collector
 from metta_train.training.run_folder import RunFolder
 from metta_train.training.stopping import StopRequest
 from metta_train.training.trainer import Trainer, TrainingPlan
@@ -48,7 +46,7 @@ def train_unprotected(config: RunConfig) -> Generator[EpochRecord, None, None]:
         while True:
             with (
                 patch.object(update, "find_nonfinite", _find_nothing),
-                patch.object(update, "signals_held", nullcontext),
+                patch.object(gradient_step, "signals_held", nullcontext),
             ):
                 record = next(epochs, None)
             if record is None:
@@ -66,16 +64,7 @@ def _trainer(design: Design, folder: RunFolder, stack: ExitStack) -> Trainer:
     trainer = config.trainer
     state = training_state(design, None, None)
     env = stack.enter_context(_envs(design))
-    buffer = SegmentBuffer(
-        plan.rows,
-        plan.steps,
-        plan.bptt_horizon,
-        design.spec.observation.shape,
-        torch.from_numpy(np.empty(0, dtype=design.spec.observation.dtype)).dtype,
-        policy.state_shapes,
-        design.device,
-    )
-    collector = RolloutCollector(env, policy, buffer, design.device, state.generators[SAMPLING], plan.precision)
+    collector = build_collector(env, policy, plan, state.generators[SAMPLING])
     start = state.keep(Standing(), collector.memory())
 
     def keep(standing: Standing) -> KeptState:

@@ -5,15 +5,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from metta_train.assembly.design import Design
 from metta_train.assembly.evaluation import play_evaluation
 from metta_train.assembly.starting_point import rollout_start, training_state
 from metta_train.assembly.streams import MINIBATCHES, RANK, SAMPLING
 from metta_train.envs.build import make_vector_env
-from metta_train.experience.segment_buffer import SegmentBuffer
 from metta_train.reporting.reporter import Reporters
 from metta_train.reporting.run_reporting import RunReporting
 from metta_train.training.checkpoint_writer import CheckpointWriter
@@ -21,7 +17,7 @@ from metta_train.training.checkpoints import Checkpoint
 from metta_train.training.recent_rewards import RecentRewards
 from metta_train.training.recording import record_cuda_graph
 from metta_train.training.retention import Retention
-from metta_train.training.rollout import RolloutCollector
+from metta_train.training.rollout import build_collector
 from metta_train.training.run_folder import RunFolder
 from metta_train.training.stopping import StopRequest
 from metta_train.training.trainer import Trainer, TrainingPlan
@@ -64,22 +60,11 @@ def build_trainer(
             check=stop.check,
         )
     )
-    buffer = SegmentBuffer(
-        plan.rows,
-        plan.steps,
-        plan.bptt_horizon,
-        design.spec.observation.shape,
-        torch.from_numpy(np.empty(0, dtype=design.spec.observation.dtype)).dtype,
-        policy.state_shapes,
-        design.device,
-    )
-    collector = RolloutCollector(
+    collector = build_collector(
         env,
         policy,
-        buffer,
-        design.device,
+        plan,
         state.generators[SAMPLING],
-        plan.precision,
         start=None if checkpoint is None or new_data_seed is not None else rollout_start(design, env, checkpoint),
         check=stop.check,
         record=record,

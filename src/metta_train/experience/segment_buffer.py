@@ -65,6 +65,11 @@ class Segments:
         return tuple(found)
 
 
+def torch_dtype(numpy_name: str) -> torch.dtype:
+    """Torch's name of a NumPy dtype, e.g. of an observation."""
+    return torch.from_numpy(np.empty(0, dtype=numpy_name)).dtype
+
+
 class SegmentBuffer:
     """Storage `[R, L, ...]` of one rollout of R rows and L steps, cut into R * L / T segments without a copy.
 

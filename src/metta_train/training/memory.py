@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import psutil
 import torch
 from torch import Tensor
 
+from metta_train.experience.segment_buffer import torch_dtype
 from metta_train.policies.policy import Policy
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.training.batching import BYTES_PER_STEP, BatchPlan
@@ -51,7 +51,7 @@ def expected_memory(
     policy: Policy, spec: EnvironmentSpec, plan: BatchPlan, optimizer: Literal["adam", "muon"]
 ) -> ExpectedMemory:
     """Computed from the sizes; the activations are measured on a few segments. Environments must still be open."""
-    step = math.prod(spec.observation.shape) * np.dtype(spec.observation.dtype).itemsize + BYTES_PER_STEP
+    step = math.prod(spec.observation.shape) * torch_dtype(spec.observation.dtype).itemsize + BYTES_PER_STEP
     state = 4 * (1 + sum(math.prod(shape) for shape in policy.state_shapes))
     return ExpectedMemory(
         network=_network(policy, optimizer),
@@ -89,7 +89,7 @@ def _activations(policy: Policy, plan: BatchPlan) -> int:
 def _activations_of(policy: Policy, plan: BatchPlan, segments: int) -> int:
     """Bytes that autograd keeps of this many segments; weights and views of the same memory count once or not."""
     device, spec = policy.active_rows.device, policy.spec
-    dtype = torch.from_numpy(np.empty(0, dtype=spec.observation.dtype)).dtype
+    dtype = torch_dtype(spec.observation.dtype)
     shape = (segments, plan.bptt_horizon)
     observations = torch.zeros((*shape, *spec.observation.shape), dtype=dtype, device=device)
     resets = torch.zeros(shape, dtype=torch.bool, device=device)

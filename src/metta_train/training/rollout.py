@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from metta_train.envs.vector import VectorEnv, VectorStep
-from metta_train.experience.segment_buffer import SegmentBuffer, Segments
+from metta_train.experience.segment_buffer import SegmentBuffer, Segments, torch_dtype
 from metta_train.policies.policy import Policy
 from metta_train.specs.records import EpisodeRecord, PolicyStep, RolloutStats
 from metta_train.specs.recurrent_state import RecurrentState
+from metta_train.training.batching import BatchPlan
 from metta_train.training.precision import arithmetic
 from metta_train.training.recording import Recorder, Recording
 
@@ -223,6 +224,29 @@ class RolloutCollector:
         # The envs write into this memory again after the next send. Copied into pinned memory, which torch keeps until
         # the device has read it, it may change while the copy to the device is still on its way.
         return tensor.pin_memory().to(self._device, non_blocking=True)
+
+
+def build_collector(
+    env: VectorEnv,
+    policy: Policy,
+    plan: BatchPlan,
+    generator: torch.Generator,
+    start: RolloutStart | None = None,
+    check: Callable[[], None] = lambda: None,
+    record: Recorder | None = None,
+) -> RolloutCollector:
+    """The collector of the plan's rollouts, with a buffer on the policy's device."""
+    device, observation = policy.active_rows.device, policy.spec.observation
+    buffer = SegmentBuffer(
+        plan.rows,
+        plan.steps,
+        plan.bptt_horizon,
+        observation.shape,
+        torch_dtype(observation.dtype),
+        policy.state_shapes,
+        device,
+    )
+    return RolloutCollector(env, policy, buffer, device, generator, plan.precision, start, check, record)
 
 
 def _rollout_stats(segments: Segments, episodes: list[EpisodeRecord], worker_restarts: int) -> RolloutStats:

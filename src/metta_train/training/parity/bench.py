@@ -5,18 +5,16 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
 from metta_train.envs.vector import VectorEnv
-from metta_train.experience.segment_buffer import SegmentBuffer
 from metta_train.policies.policy import Policy
 from metta_train.policies.weights import WeightAnchors
 from metta_train.specs.random_streams import derived_seed
 from metta_train.training.batching import BatchPlan
 from metta_train.training.config import PPOConfig, TrainerConfig
 from metta_train.training.optimizers import build_optimizer
-from metta_train.training.rollout import RolloutCollector
+from metta_train.training.rollout import RolloutCollector, build_collector
 from metta_train.training.training_state import TrainingState
 from metta_train.training.update import PolicyUpdater, build_updater
 
@@ -81,18 +79,7 @@ def set_up(
 
 def collector_of(bench: Bench, env: VectorEnv, plan: BatchPlan) -> RolloutCollector:
     """Collects rollouts of the plan's size with the bench's policy."""
-    policy = bench.state.policy
-    device = policy.active_rows.device
-    buffer = SegmentBuffer(
-        plan.rows,
-        plan.steps,
-        plan.bptt_horizon,
-        policy.spec.observation.shape,
-        torch.from_numpy(np.empty(0, dtype=policy.spec.observation.dtype)).dtype,
-        policy.state_shapes,
-        device,
-    )
-    return RolloutCollector(env, policy, buffer, device, bench.state.generators[SAMPLING], plan.precision)
+    return build_collector(env, bench.state.policy, plan, bench.state.generators[SAMPLING])
 
 
 def one_full_step(trainer: TrainerConfig) -> TrainerConfig:

@@ -1,0 +1,17 @@
+"""A script that reaches into the program still finds what it looks for; so small a run says nothing about speed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+def test_the_cost_of_reliability_is_measured() -> None:
+    """Its arms train on the same numbers, which the script asserts."""
+    command = [sys.executable, str(SCRIPTS / "reliability_cost.py"), "trainer=smoke", "--groups", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "checkpoint" in done.stdout and "log of actions" in done.stdout

@@ -21,6 +21,7 @@ import functools
 import itertools
 import json
 import os
+import random
 import statistics
 import tempfile
 from collections import defaultdict
@@ -60,9 +61,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("overrides", nargs="*", default=[], help="of metta-train, e.g. trainer.num_workers=2")
     parser.add_argument("--groups", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0, help="of the order in which the three start and take turns")
     parser.add_argument("--out", type=Path, default=None, help="path without suffix")
     arguments = parser.parse_args()
-    result = measure(arguments.overrides, arguments.groups)
+    result = measure(arguments.overrides, arguments.groups, arguments.seed)
     table = markdown(result)
     print(table)
     if arguments.out is not None:
@@ -71,7 +73,7 @@ def main() -> None:
         arguments.out.with_suffix(".md").write_text(table + "\n")
 
 
-def measure(overrides: list[str], groups: int) -> dict[str, Any]:
+def measure(overrides: list[str], groups: int, seed: int) -> dict[str, Any]:
     machine = describe_machine()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         stack.enter_context(_output_into(Path(folder, "output.log")))
@@ -93,7 +95,9 @@ def measure(overrides: list[str], groups: int) -> dict[str, Any]:
         arms = {name: way(config.model_copy(update={"run": name})) for name, way in ways.items()}
         for arm in arms.values():
             stack.callback(arm.close)
-        orders = itertools.cycle(itertools.permutations(arms))
+        permutations = list(itertools.permutations(arms))
+        random.Random(seed).shuffle(permutations)  # whoever starts first has its memory elsewhere
+        orders = itertools.cycle(permutations)
         clocks = {"wall": perf_counter, "cpu": process_time}
         seconds: dict[str, dict[str, list[float]]] = {clock: {name: [] for name in arms} for clock in clocks}
         for epoch in range(WARM_UP + groups * interval):

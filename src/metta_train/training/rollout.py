@@ -175,9 +175,8 @@ class RolloutCollector:
         return step.actions, step.log_probs, step.values, *step.state.tensors
 
     def _act_recorded(self, *inputs: Tensor) -> Sequence[Tensor]:
-        with arithmetic(
-            self._precision, self._device, keeps_weights=False
-        ):  # a recording casts the weights of the moment it is played
+        # A recording casts the weights of the moment in which it is played.
+        with arithmetic(self._precision, self._device, keeps_weights=False):
             return self._act(*inputs)
 
     def _receive(self, index: int, step: int) -> tuple[EpisodeRecord, ...]:

@@ -61,7 +61,12 @@ class Segments:
     def tensors(self) -> tuple[Tensor, ...]:
         """Every tensor, always in the same order."""
         found: list[Tensor] = []
-        self.map(lambda tensor: found.append(tensor) or tensor)
+
+        def note(tensor: Tensor) -> Tensor:
+            found.append(tensor)
+            return tensor
+
+        self.map(note)
         return tuple(found)
 
 

@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from metta_train.experience.segment_buffer import torch_dtype
 from metta_train.specs.environment_spec import EnvironmentSpec, TokenObservation
 from metta_train.training.config import TrainerConfig
 from metta_train.training.resources import Resources
@@ -221,7 +222,7 @@ def _either(below: int, above: int) -> str:
 
 
 def _check_memory(spec: EnvironmentSpec, batch_size: int, horizon: int, rows: int, resources: Resources) -> None:
-    observation = math.prod(spec.observation.shape) * _bytes_of(spec.observation.dtype)
+    observation = math.prod(spec.observation.shape) * torch_dtype(spec.observation.dtype).itemsize
     needed = batch_size * (observation + BYTES_PER_STEP)
     allowed = int(resources.free_memory * BUFFER_SHARE)
     if needed > allowed:
@@ -231,8 +232,3 @@ def _check_memory(spec: EnvironmentSpec, batch_size: int, horizon: int, rows: in
             f"trainer.batch_size={batch_size} needs {needed / 2**30:.1f} GiB for the rollout buffer and "
             f"{allowed / 2**30:.1f} GiB of {resources.device_type} memory may be used: {advice}"
         )
-
-
-def _bytes_of(dtype: str) -> int:
-    digits = "".join(filter(str.isdigit, dtype))
-    return int(digits) // 8 if digits else 1

@@ -175,7 +175,8 @@ class GradientStep:
             return self._compute_gradients(minibatch, returns, weights, _Coefficients(*coefficients))
         if self._recording is None:
             self._recording = Recording("the gradient step", self._recorded_gradients(minibatch), self._record)
-        numbers = torch.tensor(coefficients).to(returns.device, non_blocking=True)
+        # Filled on the device: a copy from ordinary memory could wait.
+        numbers = torch.stack([returns.new_full((), coefficient) for coefficient in coefficients])
         means, *gradients = self._recording(*minibatch.tensors(), returns, weights, numbers)
         return means, gradients
 

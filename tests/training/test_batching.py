@@ -26,23 +26,37 @@ def spec(num_agents: int = 24) -> EnvironmentSpec:
 
 
 def config(**changes: object) -> TrainerConfig:
-    return trainer_config(**{"bptt_horizon": 32, "forward_pass_minibatch_target_size": 384, **changes})
+    return trainer_config(**{"bptt_horizon": 32, "forward_pass_minibatch_target_size": 192, **changes})
 
 
 class TestAuto:
-    def test_laptop_steps_envs_in_process_with_one_segment_per_row(self) -> None:
+    def test_laptop_has_a_worker_and_one_segment_per_row(self) -> None:
         plan = plan_batches(config(), spec(), LAPTOP)
-        assert (plan.num_workers, plan.num_slices, plan.num_envs) == (0, 1, 16)  # 384 rows / 24 agents
+        assert (plan.num_workers, plan.num_slices, plan.num_envs) == (1, 2, 16)  # 2 x 192 rows / 24 agents
         assert plan.batch_size == 384 * 32
         assert plan.steps == 32
         assert plan.num_minibatches == 4
         assert plan.precision == "fp32"
         assert plan.learner_threads == 2
 
-    def test_more_cores_get_workers_and_two_slices(self) -> None:
-        plan = plan_batches(config(), spec(), WORKSTATION)
-        assert (plan.num_workers, plan.num_slices) == (4, 2)
-        assert plan.num_envs == 32  # 384 rows for each of the two slices
+    @pytest.mark.parametrize(("cores", "workers", "slices"), [(1, 0, 1), (2, 1, 2), (3, 1, 2), (8, 4, 2)])
+    def test_every_machine_learns_from_the_same_batch(self, cores: int, workers: int, slices: int) -> None:
+        plan = plan_batches(config(), spec(), Resources("cpu", cores, cores, 2**33))
+        assert (plan.num_workers, plan.num_slices) == (workers, slices)
+        assert (plan.num_envs, plan.batch_size) == (16, 384 * 32)
+
+    @pytest.mark.parametrize(
+        ("envs", "workers", "slices"), [(1, 1, 1), (5, 1, 1), (6, 3, 2), (9, 3, 1), (12, 3, 2), (14, 1, 2), (16, 4, 2)]
+    )
+    def test_workers_share_out_the_envs_that_were_asked_for(self, envs: int, workers: int, slices: int) -> None:
+        plan = plan_batches(config(num_envs=envs), spec(), WORKSTATION)
+        assert (plan.num_workers, plan.num_slices, plan.num_envs) == (workers, slices, envs)
+        plan = plan_batches(config(batch_size=envs * 24 * 32), spec(), WORKSTATION)
+        assert (plan.num_workers, plan.num_slices, plan.batch_size) == (workers, slices, envs * 24 * 32)
+
+    def test_one_group_of_envs_is_half_of_two(self) -> None:
+        plan = plan_batches(config(async_factor=1), spec(), LAPTOP)
+        assert (plan.num_workers, plan.num_slices, plan.rows) == (1, 1, 192)
 
     def test_gpu_fills_its_workers_evenly(self) -> None:
         plan = plan_batches(

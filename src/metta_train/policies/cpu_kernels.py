@@ -102,6 +102,13 @@ def _tanh(value):
     return x * p / q
 
 
+@_inline
+def _relu(value):
+    # One variable that keeps or loses its value: Numba makes vector code of this, not of an expression with two ends.
+    value = value if not value < np.float32(0) else np.float32(0)
+    return value
+
+
 @_kernel
 def tanh_of_sum(sums, bias) -> None:
     """sums[n, j] <- tanh(sums[n, j] + bias[j]); the bias is float32."""
@@ -117,8 +124,7 @@ def relu_of_sum(sums, bias) -> None:
     for n in range(sums.shape[0]):
         row = sums[n]
         for j in range(row.size):
-            value = _get(row, j) + bias[j]
-            _put(row, j, np.float32(0) if value < np.float32(0) else value)
+            _put(row, j, _relu(_get(row, j) + bias[j]))
 
 
 @_kernel
@@ -259,8 +265,11 @@ def convolve_places(places, values, ends, weight, bias, stride, relu, out) -> No
                     for j in range(size):
                         target[j] += value * source[j]
         results = flat_out[n]
+        if relu:
+            for j in range(flat_sums.size):
+                flat_sums[j] = _relu(flat_sums[j])
         for j in range(flat_sums.size):
-            _put(results, j, np.float32(0) if relu and flat_sums[j] < np.float32(0) else flat_sums[j])
+            _put(results, j, flat_sums[j])
         first = ends[n]
 
 

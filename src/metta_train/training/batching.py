@@ -21,6 +21,9 @@ from metta_train.training.resources import Resources
 # gradient steps per update epoch where it is not.
 AUTO_MINIBATCH = 16384
 AUTO_MINIBATCHES = 4
+# Groups of envs in flight: one is stepped while the policy decides for the other. Without workers there is nobody to
+# step one meanwhile, so all rows are decided at once; the rows are as many, so that every machine learns alike.
+AUTO_SLICES = 2
 # Share of the free memory that the rollout buffer may take; activations and the optimizer need the rest.
 BUFFER_SHARE = 0.5
 # Bytes per agent step beside the observation: action, log-prob, value, reward, final value, three flags.
@@ -93,8 +96,8 @@ def plan_batches(config: TrainerConfig, spec: EnvironmentSpec, resources: Resour
     Raises:
         ValueError: sizes that do not fit together, with the numbers that would.
     """
-    num_workers, num_slices = _plan_workers(config, resources)
-    group = num_slices * max(1, num_workers)  # every worker steps an equal part of every slice
+    num_workers, num_slices = _plan_workers(config, spec, resources)
+    group = _group(num_workers, num_slices)
     num_envs = _plan_num_envs(config, spec, num_slices, group)
     rows = num_envs * spec.num_agents
     batch_size = _plan_batch_size(config, spec, num_envs)
@@ -126,18 +129,27 @@ def _plan_precision(config: TrainerConfig, spec: EnvironmentSpec, resources: Res
     return "bf16" if resources.bfloat16 and isinstance(spec.observation, TokenObservation) else "fp32"
 
 
-def _plan_workers(config: TrainerConfig, resources: Resources) -> tuple[int, int]:
-    """Workers and slices. On two cores envs step in process: a worker would take its time from the learner."""
-    if config.num_workers != "auto":
-        num_workers = config.num_workers
-    elif resources.cores <= 2:
-        num_workers = 0
-    elif resources.device_type == "cuda":
-        num_workers = resources.cores - 1
+def _plan_workers(config: TrainerConfig, spec: EnvironmentSpec, resources: Resources) -> tuple[int, int]:
+    """Workers and slices. On the CPU half of the cores step envs; while the others learn, they have nothing to do.
+
+    What is left to us shares out evenly what was asked for: with fewer workers, or else one slice.
+    """
+    most = resources.cores - 1 if resources.device_type == "cuda" else resources.cores // 2
+    workers = range(most, -1, -1) if config.num_workers == "auto" else [config.num_workers]
+    slices = [AUTO_SLICES, 1] if config.async_factor == "auto" else [config.async_factor]
+    choices = [(w, s) for s in slices for w in workers if w > 0 or s == slices[-1]]
+    if config.num_envs != "auto":
+        share = config.num_envs
+    elif config.batch_size != "auto":
+        share = config.batch_size // (spec.num_agents * config.bptt_horizon)
     else:
-        num_workers = resources.cores // 2
-    auto_slices = 1 if num_workers == 0 else 2
-    return num_workers, auto_slices if config.async_factor == "auto" else config.async_factor
+        return choices[0]
+    return next((choice for choice in choices if share % _group(*choice) == 0), choices[0])
+
+
+def _group(num_workers: int, num_slices: int) -> int:
+    """Envs come in multiples of this: every worker steps an equal part of every slice."""
+    return num_slices * max(1, num_workers)
 
 
 def _plan_num_envs(config: TrainerConfig, spec: EnvironmentSpec, num_slices: int, group: int) -> int:
@@ -150,7 +162,8 @@ def _plan_num_envs(config: TrainerConfig, spec: EnvironmentSpec, num_slices: int
                 f"trainer.num_workers={config.num_workers}: use {fits}, or trainer.num_envs=auto"
             )
         return config.num_envs
-    target_rows = config.forward_pass_minibatch_target_size * num_slices
+    groups = AUTO_SLICES if config.async_factor == "auto" else config.async_factor
+    target_rows = config.forward_pass_minibatch_target_size * groups
     target = max(group, target_rows // spec.num_agents // group * group)
     if config.batch_size == "auto":
         return target

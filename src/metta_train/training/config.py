@@ -177,7 +177,7 @@ class TrainerConfig(ConfigModel):
     async_factor: Positive | Auto
     """Groups of environments in flight: while one is stepped, the policy acts for another."""
     forward_pass_minibatch_target_size: Positive
-    """Rows (agents) per group that num_envs=auto aims at."""
+    """Rows (agents) per group that num_envs=auto aims at; `async_factor: auto` counts two groups."""
     precision: Literal["auto", "fp32", "bf16"]
     """Of the network's arithmetic; auto takes bf16 for token networks on CPUs that multiply it in hardware."""
     cuda_graphs: bool

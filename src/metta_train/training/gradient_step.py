@@ -52,14 +52,6 @@ class Column(IntEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class _Targets:
-    """What a minibatch is trained towards; all [m, T], without gradient."""
-
-    advantages: Tensor
-    returns: Tensor
-
-
-@dataclass(frozen=True, slots=True)
 class _Coefficients:
     """Of the loss; scalar tensors where the operations are recorded, because they change from epoch to epoch."""
 
@@ -194,34 +186,36 @@ class GradientStep:
         self, minibatch: Segments, returns: Tensor, weights: Tensor, coefficients: _Coefficients
     ) -> tuple[Tensor, Sequence[Tensor]]:
         parts = self._parts(minibatch.num_segments)
-        # The advantage depends on the ratios of the whole minibatch (V-trace clips, normalisation), so these are
-        # measured first; then the gradients of the parts add up to exactly the gradient of the whole.
         at_once = len(parts) <= self._threads.count
         evaluations = self._threads.map(lambda part: self._evaluate(minibatch.part(part), gradients=at_once), parts)
-        log_probs = torch.cat([evaluation.log_probs.detach() for evaluation in evaluations])
-        targets = self._targets(minibatch, log_probs, returns, weights)
+        # What the network says is looked at as a whole (V-trace clips, normalisation, means); the parts only go
+        # through the network, forward and with the gradients of what they said backward.
+        whole = [
+            torch.cat(tensors).detach().requires_grad_() for tensors in zip(*map(_tensors, evaluations), strict=True)
+        ]
+        losses = self._losses(minibatch, ActionEvaluation(*whole), returns, weights, coefficients)
+        whole_grads = torch.autograd.grad(losses[Column.TOTAL_LOSS], whole)
 
-        def learn(index: int) -> tuple[Tensor, Sequence[Tensor | None]]:
+        def through_network(index: int) -> Sequence[Tensor | None]:
             part = parts[index]
-            segments = minibatch.part(part)
-            evaluation = evaluations[index] if at_once else self._evaluate(segments)
-            part_targets = _Targets(targets.advantages[part], targets.returns[part])
-            losses = self._losses(segments, evaluation, part_targets, coefficients)
-            losses = losses * (segments.num_segments / minibatch.num_segments)
+            evaluation = evaluations[index] if at_once else self._evaluate(minibatch.part(part))
+            pairs = zip(_tensors(evaluation), whole_grads, strict=True)
+            answers = [(answer, grad[part]) for answer, grad in pairs if answer.requires_grad]
             with signals_held():
-                return losses.detach(), torch.autograd.grad(
-                    losses[Column.TOTAL_LOSS], self._parameters, allow_unused=True
+                return torch.autograd.grad(
+                    [answer for answer, _ in answers],
+                    self._parameters,
+                    [grad for _, grad in answers],
+                    allow_unused=True,
                 )
 
-        means = torch.zeros(Column.GRAD_NORM, device=returns.device)
         sums: list[Tensor | None] = [None] * len(self._parameters)
         for first in range(0, len(parts), self._threads.count):
             together = range(first, min(first + self._threads.count, len(parts)))
-            for losses, gradients in self._threads.map(learn, together):
-                means += losses
+            for gradients in self._threads.map(through_network, together):
                 sums = [_sum(*pair) for pair in zip(sums, gradients, strict=True)]
         self._trained = [p for p, gradient in zip(self._parameters, sums, strict=True) if gradient is not None]
-        return means, [gradient for gradient in sums if gradient is not None]
+        return losses.detach(), [gradient for gradient in sums if gradient is not None]
 
     def _parts(self, segments: int) -> list[slice]:
         """Of a minibatch: for each thread one, or more where memory allows only smaller ones."""
@@ -240,24 +234,25 @@ class GradientStep:
                 segments.observations, segments.actions, segments.state, segments.resets
             )
 
-    def _targets(self, minibatch: Segments, log_probs: Tensor, returns: Tensor, weights: Tensor) -> _Targets:
-        advantages = self.advantages(minibatch, (log_probs - minibatch.log_probs).exp())
+    def _losses(
+        self,
+        minibatch: Segments,
+        evaluation: ActionEvaluation,
+        returns: Tensor,
+        weights: Tensor,
+        coefficients: _Coefficients,
+    ) -> Tensor:
+        """The columns before GRAD_NORM, means over the minibatch; the total carries the gradient."""
+        log_probs, old_log_probs = evaluation.log_probs, minibatch.log_probs
+        advantages = self.advantages(minibatch, (log_probs.detach() - old_log_probs).exp())
         if self._ppo.norm_adv:
             advantages = normalize_advantages(advantages)
-        return _Targets(advantages=weights.unsqueeze(1) * advantages, returns=returns)
-
-    def _losses(
-        self, segments: Segments, evaluation: ActionEvaluation, targets: _Targets, coefficients: _Coefficients
-    ) -> Tensor:
-        """The columns before GRAD_NORM, means over the segments; the total carries the gradient."""
-        log_probs, old_log_probs = evaluation.log_probs, segments.log_probs
-        policy_loss = clipped_policy_loss(log_probs, old_log_probs, targets.advantages, coefficients.clip_coef)
+        advantages = weights.unsqueeze(1) * advantages
+        policy_loss = clipped_policy_loss(log_probs, old_log_probs, advantages, coefficients.clip_coef)
         if self._ppo.clip_vloss:
-            critic_loss = clipped_value_loss(
-                evaluation.values, segments.values, targets.returns, coefficients.vf_clip_coef
-            )
+            critic_loss = clipped_value_loss(evaluation.values, minibatch.values, returns, coefficients.vf_clip_coef)
         else:
-            critic_loss = value_loss(evaluation.values, targets.returns)
+            critic_loss = value_loss(evaluation.values, returns)
         entropy = evaluation.entropy.mean()
         total = policy_loss - coefficients.ent_coef * entropy + self._ppo.vf_coef * critic_loss
         with torch.no_grad():
@@ -303,3 +298,7 @@ def _sum(so_far: Tensor | None, gradient: Tensor | None) -> Tensor | None:
         # Copied: autograd may give the same memory to two parameters, or memory in another order.
         return gradient.clone(memory_format=torch.contiguous_format)
     return so_far.add_(gradient)
+
+
+def _tensors(evaluation: ActionEvaluation) -> tuple[Tensor, Tensor, Tensor]:
+    return evaluation.log_probs, evaluation.entropy, evaluation.values

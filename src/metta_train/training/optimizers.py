@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from metta_train.training.config import OptimizerConfig
+from metta_train.training.muon import Muon
 
 _ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
 _MUON_STATE = ("momentum_buffer",)
@@ -18,9 +19,9 @@ def build_optimizer(config: OptimizerConfig, policy: nn.Module) -> PolicyOptimiz
     """The optimizer of all parameters of `policy` that need a gradient.
 
     Build it when the policy is on its device. `adam` is torch.optim.Adam over everything: its weight decay is the
-    coupled L2 penalty. `muon` is torch.optim.Muon over the hidden matrices (`hidden_matrices`) and torch.optim.AdamW
-    over the rest: their weight decay is decoupled. Muon's momentum is `beta1`; its updates are scaled to the size of
-    AdamW's (https://arxiv.org/abs/2502.16982, section 2.2), so that one learning rate serves both.
+    coupled L2 penalty. `muon` is `muon.py` over the hidden matrices (`hidden_matrices`) and torch.optim.AdamW over the
+    rest: their weight decay is decoupled. Muon's momentum is `beta1`; its updates are as large as AdamW's, so that one
+    learning rate serves both.
     """
     parameters = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     betas = (config.beta1, config.beta2)
@@ -40,13 +41,7 @@ def build_optimizer(config: OptimizerConfig, policy: nn.Module) -> PolicyOptimiz
     rest = {name: p for name, p in parameters.items() if name not in hidden}
     parts: list[tuple[torch.optim.Optimizer, Mapping[str, nn.Parameter], tuple[str, ...]]] = []
     if hidden:
-        muon = torch.optim.Muon(
-            hidden.values(),
-            lr=config.learning_rate,
-            momentum=config.beta1,
-            weight_decay=config.weight_decay,
-            adjust_lr_fn="match_rms_adamw",
-        )
+        muon = Muon(hidden.values(), lr=config.learning_rate, momentum=config.beta1, weight_decay=config.weight_decay)
         parts.append((muon, hidden, _MUON_STATE))
     if rest:
         adamw = torch.optim.AdamW(
@@ -109,21 +104,21 @@ class PolicyOptimizer:
         """Move every parameter that has a gradient.
 
         Args:
-            leave_out: bool scalar on the device: true means that nothing moves and no state changes. Adam decides that
-                on the device; Muon's step waits for it.
+            leave_out: bool scalar on the device: true means that nothing moves and no state changes. That is decided
+                on the device, where torch has fused kernels for it (CPU and CUDA).
         """
-        if leave_out is None:
-            for optimizer in self._optimizers:
+        for optimizer in self._optimizers:
+            if leave_out is None:
                 optimizer.step()
-        elif not all(optimizer.defaults.get("fused", False) for optimizer in self._optimizers):
-            if not bool(leave_out):
-                self.step()
-        else:
-            for optimizer in self._optimizers:
+            elif isinstance(optimizer, Muon):
+                optimizer.step(leave_out=leave_out)
+            elif optimizer.defaults["fused"]:
                 # What torch.amp.GradScaler sets; the fused kernels read it.
                 optimizer.found_inf = leave_out.float()  # pyright: ignore[reportAttributeAccessIssue]
                 optimizer.step()
                 del optimizer.found_inf  # pyright: ignore[reportAttributeAccessIssue]
+            elif not bool(leave_out):
+                optimizer.step()
 
     def zero_grad(self) -> None:
         for optimizer in self._optimizers:

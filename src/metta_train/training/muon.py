@@ -1,0 +1,98 @@
+"""Muon: momentum whose matrices are made orthogonal before they move the weights.
+
+Muon: An optimizer for hidden layers in neural networks (Jordan et al., 2024,
+https://kellerjordan.github.io/posts/muon/) with the step size of Muon is Scalable for LLM Training (Liu et al., 2025,
+https://arxiv.org/abs/2502.16982, section 2.2).
+For a weight W [m, n] with gradient G, momentum B and coefficients a, b, c:
+
+    B <- mu B + (1 - mu) G
+    U <- mu B + (1 - mu) G                    (Nesterov)
+    X <- U / |U|, transposed if m > n
+    X <- (a I + b A + c A^2) X, A = X X^T     five times (Newton-Schulz)
+    W <- (1 - lr decay) W - lr 0.2 sqrt(max(m, n)) X
+
+torch.optim.Muon does the same, but always in bfloat16, which most CPUs multiply ten times slower than float32, and it
+multiplies the whole matrix in each of the five rounds. The factors P = a I + b A + c A^2 are polynomials of one
+symmetric matrix, so they commute: A becomes P A P, and X the product of all P, applied once. So the rounds take place
+among matrices of the smaller side, here 128 x 128 instead of 128 x 1,024, and in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+# Of the post by Jordan et al.: steep at zero, so that small singular values grow; all end between 0.7 and 1.2.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+ROUNDS = 5
+SMALLEST_NORM = 1e-7
+
+
+class Muon(torch.optim.Optimizer):
+    """Over matrices alone.
+
+    Args:
+        parameters: `[m, n]` each, all on one device.
+        lr: step size; the root mean square of an update is about 0.2 of it, as AdamW's is.
+        momentum: mu, 0..1.
+        weight_decay: decoupled, a share per lr.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        assert all(p.dim() == 2 for group in self.param_groups for p in group["params"]), "Muon is for matrices"
+
+    @torch.no_grad()
+    def step(self, closure: None = None, *, leave_out: Tensor | None = None) -> None:
+        """Move every parameter that has a gradient.
+
+        Args:
+            closure: torch's; none is taken.
+            leave_out: bool scalar on the device; where it is true nothing changes. Nobody waits to see it.
+        """
+        assert closure is None, "gradients are there already"
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            for _, alike in groupby(sorted(moved, key=_shape), key=_shape):
+                self._move(list(alike), group["lr"], group["momentum"], group["weight_decay"], leave_out)
+
+    def _move(
+        self, alike: list[nn.Parameter], lr: float, momentum: float, weight_decay: float, leave_out: Tensor | None
+    ) -> None:
+        """Matrices of one shape, together."""
+        gradients = torch.stack([p.grad for p in alike if p.grad is not None])
+        buffers = [self.state[p]["momentum_buffer"] for p in alike]
+        velocities = torch.stack(buffers).lerp_(gradients, 1 - momentum)
+        directions = orthogonalized(gradients.lerp(velocities, momentum))
+        scale = lr * 0.2 * max(alike[0].shape) ** 0.5
+        for parameter, buffer, velocity, direction in zip(alike, buffers, velocities, directions, strict=True):
+            moved = (parameter * (1 - lr * weight_decay)).sub_(direction, alpha=scale)
+            for old, new in ((parameter, moved), (buffer, velocity)):
+                old.copy_(new if leave_out is None else torch.where(leave_out, old, new))
+
+
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """`[K, m, n]` with the same singular vectors; singular values become about 1 (0.7 to 1.2) unless they are tiny."""
+    wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    norms = torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True)
+    wide = wide / norms.clamp(min=SMALLEST_NORM)
+    a, b, c = COEFFICIENTS
+    gram = wide @ wide.mT
+    product = None
+    for remaining in reversed(range(ROUNDS)):
+        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        factor.diagonal(dim1=1, dim2=2).add_(a)
+        product = factor if product is None else factor @ product
+        if remaining:
+            gram = factor @ gram @ factor
+    assert product is not None
+    result = product @ wide
+    return result.mT if matrices.shape[1] > matrices.shape[2] else result
+
+
+def _shape(parameter: Tensor) -> tuple[int, int]:
+    rows, columns = parameter.shape
+    return rows, columns

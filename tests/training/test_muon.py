@@ -1,0 +1,100 @@
+"""Muon beside torch's, and its orthogonal matrices beside the plain iteration in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from metta_train.training.muon import COEFFICIENTS, ROUNDS, Muon, orthogonalized
+
+SHAPES = [(12, 40), (40, 12), (16, 16), (12, 40), (1, 5)]
+
+
+def plain_iteration(matrix: Tensor) -> Tensor:
+    """The slow twin: the formula of the docstring, on the whole matrix in each round."""
+    a, b, c = COEFFICIENTS
+    wide = matrix.double()
+    if wide.shape[0] > wide.shape[1]:
+        wide = wide.t()
+    wide = wide / wide.norm()
+    for _ in range(ROUNDS):
+        gram = wide @ wide.t()
+        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    return wide.t() if matrix.shape[0] > matrix.shape[1] else wide
+
+
+def random_matrix(rows: int, columns: int, seed: int, smallest: float = 1.0) -> Tensor:
+    """Its columns shrink down to `smallest`, so that its singular values differ."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(rows, columns, generator=generator) * torch.logspace(0, 0, columns).lerp(
+        torch.full((columns,), smallest), torch.linspace(0, 1, columns)
+    )
+
+
+@given(
+    rows=st.integers(1, 20),
+    columns=st.integers(1, 20),
+    seed=st.integers(0, 2**20),
+    smallest=st.sampled_from([1.0, 1e-2, 1e-5, 0.0]),
+)
+def test_orthogonalized_equals_the_plain_iteration(rows: int, columns: int, seed: int, smallest: float) -> None:
+    matrix = random_matrix(rows, columns, seed, smallest)
+    got = orthogonalized(matrix.unsqueeze(0))[0]
+    torch.testing.assert_close(got.double(), plain_iteration(matrix), atol=2e-3, rtol=0)
+
+
+def test_singular_values_end_near_one() -> None:
+    matrices = torch.stack([random_matrix(8, 32, seed, smallest=0.1) for seed in range(3)])
+    for matrix, result in zip(matrices, orthogonalized(matrices), strict=True):
+        assert torch.linalg.svdvals(matrix).max() > 4
+        assert ((torch.linalg.svdvals(result) > 0.65) & (torch.linalg.svdvals(result) < 1.25)).all()
+
+
+def test_a_matrix_of_zeros_stays_one() -> None:
+    assert torch.equal(orthogonalized(torch.zeros(1, 3, 4)), torch.zeros(1, 3, 4))
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
+def test_equals_torch_muon_up_to_its_bfloat16(weight_decay: float) -> None:
+    """torch.optim.Muon is the slow twin: same formulas, rounded to 8 bits in every round."""
+
+    def parameters() -> list[nn.Parameter]:
+        return [nn.Parameter(random_matrix(*shape, seed)) for seed, shape in enumerate(SHAPES)]
+
+    ours, theirs = parameters(), parameters()
+    mine = Muon(ours, lr=0.02, momentum=0.9, weight_decay=weight_decay)
+    reference = torch.optim.Muon(
+        theirs, lr=0.02, momentum=0.9, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    for parameter in ours:
+        mine.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    for step in range(3):
+        before = [parameter.detach().clone() for parameter in ours]
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            rows, columns = one.shape
+            one.grad = random_matrix(rows, columns, 100 * step + index)
+            other.grad = random_matrix(rows, columns, 100 * step + index)
+        mine.step()
+        reference.step()
+        for was, one, other in zip(before, ours, theirs, strict=True):
+            assert (one - was).norm() > 0.005
+            assert (one - other).norm() < 0.03 * (one - was).norm()
+            torch.testing.assert_close(
+                mine.state[one]["momentum_buffer"], reference.state[other]["momentum_buffer"], atol=1e-6, rtol=1e-5
+            )
+            with torch.no_grad():
+                other.copy_(one)  # so that roundings do not add up
+
+
+def test_a_parameter_without_a_gradient_stays() -> None:
+    moved, still = (nn.Parameter(torch.ones(3, 4)) for _ in range(2))
+    optimizer = Muon([moved, still], lr=0.1, momentum=0.9, weight_decay=0.1)
+    for parameter in (moved, still):
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    moved.grad = torch.ones(3, 4)
+    optimizer.step()
+    assert not torch.equal(moved, torch.ones(3, 4))
+    assert torch.equal(still, torch.ones(3, 4))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from metta_train.training.muon import COEFFICIENTS, ROUNDS, Muon, orthogonalized
+from metta_train.training.row_threads import RowThreads
 
 SHAPES = [(12, 40), (40, 12), (16, 16), (12, 40), (1, 5)]
 
@@ -98,3 +99,17 @@ def test_a_parameter_without_a_gradient_stays() -> None:
     optimizer.step()
     assert not torch.equal(moved, torch.ones(3, 4))
     assert torch.equal(still, torch.ones(3, 4))
+
+
+def test_threads_share_the_matrices() -> None:
+    def moved(threads: RowThreads) -> list[Tensor]:
+        parameters = [nn.Parameter(random_matrix(*shape, seed)) for seed, shape in enumerate(SHAPES)]
+        optimizer = Muon(parameters, lr=0.1, momentum=0.9, weight_decay=0.1)
+        for seed, parameter in enumerate(parameters):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            parameter.grad = random_matrix(*SHAPES[seed], 50 + seed)
+        optimizer.step(threads=threads)
+        return [*parameters, *(optimizer.state[parameter]["momentum_buffer"] for parameter in parameters)]
+
+    for one, shared in zip(moved(RowThreads(1)), moved(RowThreads(3)), strict=True):
+        torch.testing.assert_close(one, shared)

@@ -136,9 +136,9 @@ class GradientStep:
         if self._looks:
             if not bool(finite):
                 raise NonFiniteStepError(self._name_of_nonfinite(means))
-            self._optimizer.step()
+            self._optimizer.step(threads=self._threads)
         else:
-            self._optimizer.step(leave_out=~finite)
+            self._optimizer.step(leave_out=~finite, threads=self._threads)
         clip_weights(self._policy, self._anchors, self._clip_range)
         return torch.cat([means, grad_norm.detach().reshape(1)])
 

@@ -20,10 +20,13 @@ among matrices of the smaller side, here 128 x 128 instead of 128 x 1,024, and i
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from itertools import groupby
 
 import torch
 from torch import Tensor, nn
+
+from metta_train.training.row_threads import ONE_THREAD, RowThreads
 
 # Of the post by Jordan et al.: steep at zero, so that small singular values grow; all end between 0.7 and 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -45,20 +48,29 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         assert all(p.dim() == 2 for group in self.param_groups for p in group["params"]), "Muon is for matrices"
 
-    @torch.no_grad()
-    def step(self, closure: None = None, *, leave_out: Tensor | None = None) -> None:
+    def step(self, closure: None = None, *, leave_out: Tensor | None = None, threads: RowThreads = ONE_THREAD) -> None:
         """Move every parameter that has a gradient.
 
         Args:
             closure: torch's; none is taken.
             leave_out: bool scalar on the device; where it is true nothing changes. Nobody waits to see it.
+            threads: share the matrices.
         """
         assert closure is None, "gradients are there already"
         for group in self.param_groups:
-            moved = [p for p in group["params"] if p.grad is not None]
-            for _, alike in groupby(sorted(moved, key=_shape), key=_shape):
-                self._move(list(alike), group["lr"], group["momentum"], group["weight_decay"], leave_out)
+            with_gradient = [p for p in group["params"] if p.grad is not None]
+            alike = [list(same) for _, same in groupby(sorted(with_gradient, key=_shape), key=_shape)]
+            parts = [same[part] for same in alike for part in threads.parts(len(same), 1)]
+            move = partial(
+                self._move,
+                lr=group["lr"],
+                momentum=group["momentum"],
+                weight_decay=group["weight_decay"],
+                leave_out=leave_out,
+            )
+            threads.map(move, parts)
 
+    @torch.no_grad()
     def _move(
         self, alike: list[nn.Parameter], lr: float, momentum: float, weight_decay: float, leave_out: Tensor | None
     ) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from metta_train.training.config import OptimizerConfig
 from metta_train.training.muon import Muon
+from metta_train.training.row_threads import ONE_THREAD, RowThreads
 
 _ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
 _MUON_STATE = ("momentum_buffer",)
@@ -100,18 +101,19 @@ class PolicyOptimizer:
                     optimizer.state[parameter][name] = tensor
                     self._state[f"{parameter_name}/{name}"] = tensor
 
-    def step(self, leave_out: Tensor | None = None) -> None:
+    def step(self, leave_out: Tensor | None = None, threads: RowThreads = ONE_THREAD) -> None:
         """Move every parameter that has a gradient.
 
         Args:
             leave_out: bool scalar on the device: true means that nothing moves and no state changes. That is decided
                 on the device, where torch has fused kernels for it (CPU and CUDA).
+            threads: share Muon's matrices.
         """
         for optimizer in self._optimizers:
-            if leave_out is None:
+            if isinstance(optimizer, Muon):
+                optimizer.step(leave_out=leave_out, threads=threads)
+            elif leave_out is None:
                 optimizer.step()
-            elif isinstance(optimizer, Muon):
-                optimizer.step(leave_out=leave_out)
             elif optimizer.defaults["fused"]:
                 # What torch.amp.GradScaler sets; the fused kernels read it.
                 optimizer.found_inf = leave_out.float()  # pyright: ignore[reportAttributeAccessIssue]

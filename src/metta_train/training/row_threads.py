@@ -56,3 +56,6 @@ class RowThreads:
 def _prepare_thread() -> None:
     torch.set_num_threads(1)
     hold_signals()
+
+
+ONE_THREAD = RowThreads()

@@ -31,6 +31,7 @@ from benchmark_parts.workload import Workload, plan_of
 from metta_train.training.resources import usable_cores
 
 COLUMNS = ("env", "inference", "full")
+ADAM = "trainer.optimizer.type=adam"
 # Multiply-adds of one forward pass behind the first layer:
 # cnn2, fc1, encoded_obs, core, critic_1, value, actor_1, query.
 MACS = 576 * 64 + 64 * 128 + 128 * 128 + 2 * 4 * 128 * 256 + 128 * 1024 + 1024 + 128 * 512 + 512 * 16
@@ -68,8 +69,10 @@ def measure(arguments: argparse.Namespace) -> dict:
         arms: dict[str, ArmProcess] = {}
         for name in arguments.arms:
             data_dir = str(Path(folder, name))
+            # One optimizer for all: the other arms have no Muon.
+            adam = () if any("optimizer.type" in given for given in arguments.overrides) else (ADAM,)
             workload = Workload(
-                tuple(arguments.overrides), arguments.precision, arguments.device, data_dir, arguments.seed
+                (*adam, *arguments.overrides), arguments.precision, arguments.device, data_dir, arguments.seed
             )
             log = Path(folder, f"{name}.log")
             arms[name] = stack.enter_context(ArmProcess(name, workload, arguments.threads, log))

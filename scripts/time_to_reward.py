@@ -3,8 +3,9 @@
     python scripts/time_to_reward.py --threshold 0.03 --limit 300 --seeds 1 2 3
 
 The threshold must hold in the mean of a window of epochs. Arms take turns of a few seconds, so that a change of the
-machine's load meets all of them; only an arm's own turns count as its time. PuffeRL runs with our coefficients
-(`pufferl`) and with its library's defaults (`pufferl-defaults`): the better of the two is the one to beat.
+machine's load meets all of them; only an arm's own turns count as its time. PuffeRL runs with our coefficients and Adam
+(`pufferl`), with its library's defaults (`pufferl-defaults`), and with our optimizer in the place of its own
+(`pufferl-our-optimizer`). An arm's own precision stands behind a colon: `pufferl:fp32`.
 """
 
 from __future__ import annotations
@@ -20,13 +21,15 @@ from benchmark_parts.machine import describe_machine
 from benchmark_parts.workload import Workload
 from metta_train.training.resources import usable_cores
 
+ARMS = ["ours", "pufferl", "pufferl-our-optimizer", "pufferl-defaults"]
+
 
 def main() -> None:
     """Parse, run, print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("overrides", nargs="*", default=[])
-    parser.add_argument("--arms", nargs="+", default=["ours", "pufferl", "pufferl-defaults"])
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--arms", nargs="+", default=ARMS)
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"], help="of arms that name none")
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--threshold", type=float, default=0.03, help="reward per agent step; random play: 0.007")
@@ -39,7 +42,7 @@ def main() -> None:
     for seed, result in zip(arguments.seeds, results, strict=True):
         for name, (seconds, steps, reward) in result.items():
             passed = f"{seconds:.0f} s" if reward >= arguments.threshold else f"not within {arguments.limit:.0f} s"
-            print(f"seed {seed}  {name:18} {passed:20} {steps:>10,} agent steps, reward {reward:.4f}")
+            print(f"seed {seed}  {name:27} {passed:20} {steps:>10,} agent steps, reward {reward:.4f}")
     if arguments.out is not None:
         arguments.out.write_text(json.dumps({"machine": describe_machine(), "results": results}, indent=2) + "\n")
 
@@ -50,9 +53,10 @@ def race(arguments: argparse.Namespace, seed: int) -> dict[str, tuple[float, int
         arms = {}
         for name in arguments.arms:
             data_dir = str(Path(folder, name))
-            workload = Workload(tuple(arguments.overrides), arguments.precision, "auto", data_dir, seed)
+            arm, _, precision = name.partition(":")
+            workload = Workload(tuple(arguments.overrides), precision or arguments.precision, "auto", data_dir, seed)
             log = Path(folder, f"{name}.log")
-            arms[name] = stack.enter_context(ArmProcess(name, workload, arguments.threads, log))
+            arms[name] = stack.enter_context(ArmProcess(arm, workload, arguments.threads, log))
         seconds, steps = dict.fromkeys(arms, 0.0), dict.fromkeys(arms, 0)
         rewards: dict[str, list[float]] = {name: [] for name in arms}
         racing = list(arms)

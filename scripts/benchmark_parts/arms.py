@@ -19,4 +19,6 @@ def build_arm(name: str, workload: Workload) -> Arm:
 
     if name == "pufferl-defaults":
         return PuffeRLArm(workload, overrides=LIBRARY_DEFAULTS)
+    if name == "pufferl-our-optimizer":
+        return PuffeRLArm(workload, our_optimizer=True)
     return PuffeRLArm(workload, {"pufferl": "Serial", "pufferl-multiprocessing": "Multiprocessing"}[name])

@@ -21,8 +21,8 @@ class Sample:
 
     agent_steps: int
     wall: float
-    cpu: float  # seconds of all threads of the process
-    memory: int  # bytes resident at its end
+    cpu: float  # seconds of the process and its workers, all threads
+    memory: int  # bytes resident at its end, workers included
     rewards: tuple[float, ...]  # per epoch, if they were asked for
 
     @property

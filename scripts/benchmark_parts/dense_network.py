@@ -96,7 +96,8 @@ class Heads(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         values = self.value(torch.tanh(self.critic_1(x)))
         query = torch.tanh(functional.relu(self.actor_1(x)) @ self.weight)
-        return query @ self.embeddings(self.rows).t() + self.bias, values
+        # Log-probabilities of bfloat16 logits would be wrong by more than many updates change them.
+        return (query @ self.embeddings(self.rows).t() + self.bias).float(), values.float()
 
 
 def initialize(encoder: DenseEncoder, heads: Heads, lstm: nn.LSTM, seed: int) -> None:

@@ -25,9 +25,11 @@ from benchmark_parts.workload import ENDLESS, Workload, plan_of, spec_of
 from metta_train.envs.config import MettaGridEnvConfig
 from metta_train.envs.mettagrid import load_game
 from metta_train.specs.environment_spec import TokenObservation
+from metta_train.training.config import OptimizerConfig
+from metta_train.training.optimizers import build_optimizer
 
-# config/default.ini of PufferLib 3.0, without what sets the size of the work and without the Muon optimizer, which
-# needs a package that pufferlib-core does not bring.
+# config/default.ini of PufferLib 3.0, without what sets the size of the work. Its Muon needs heavyball, a package that
+# pufferlib-core does not bring, and took 0.2 s for one matrix of 512 x 128 on the CPU, so Adam stands here.
 LIBRARY_DEFAULTS = {
     "learning_rate": 0.015,
     "adam_beta1": 0.95,
@@ -44,6 +46,7 @@ LIBRARY_DEFAULTS = {
     "prio_alpha": 0.8,
     "prio_beta0": 0.2,
 }
+ADAM_LEARNING_RATE = 2e-3
 HIDDEN = 128
 LAYERS = 2
 
@@ -105,10 +108,35 @@ class _StateSize(nn.Module):
         return self.wrapper(observations, state)
 
 
-class PuffeRLArm(Arm):
-    """`backend` is Serial or Multiprocessing; `overrides` are values of PuffeRL's own config."""
+class OurOptimizer:
+    """What PuffeRL asks of an optimizer."""
 
-    def __init__(self, workload: Workload, backend: str = "Serial", overrides: dict[str, float] | None = None) -> None:
+    def __init__(self, config: OptimizerConfig, policy: nn.Module) -> None:
+        self._optimizer = build_optimizer(config, policy)
+        self.param_groups = [{"lr": config.learning_rate}]
+
+    def step(self) -> None:
+        self._optimizer.step()
+
+    def zero_grad(self) -> None:
+        self._optimizer.zero_grad()
+
+
+class PuffeRLArm(Arm):
+    """`backend` is Serial or Multiprocessing; `overrides` are values of PuffeRL's own config.
+
+    Its own optimizer is Adam, with the learning rate that Adam learned best with if ours is another; with
+    `our_optimizer` it gets ours.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        backend: str = "Serial",
+        overrides: dict[str, float] | None = None,
+        *,
+        our_optimizer: bool = False,
+    ) -> None:
         config = workload.config()
         plan = plan_of(config)
         torch.set_num_threads(plan.learner_threads)
@@ -141,7 +169,9 @@ class PuffeRLArm(Arm):
             "compile_mode": "max-autotune-no-cudagraphs",
             "compile_fullgraph": True,
             "optimizer": "adam",
-            "learning_rate": trainer.optimizer.learning_rate,
+            "learning_rate": trainer.optimizer.learning_rate
+            if trainer.optimizer.type == "adam"
+            else ADAM_LEARNING_RATE,
             "adam_beta1": trainer.optimizer.beta1,
             "adam_beta2": trainer.optimizer.beta2,
             "adam_eps": trainer.optimizer.eps,
@@ -170,6 +200,12 @@ class PuffeRLArm(Arm):
         }
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             self._trainer = pufferlib.pufferl.PuffeRL(values, self._vecenv, _StateSize(wrapper).to(device))
+        if our_optimizer:
+            self._trainer.optimizer = OurOptimizer(trainer.optimizer, self._trainer.uncompiled_policy)
+        if workload.precision == "bf16":
+            # It enters its autocast context and never leaves it, so the bfloat16 copies of the weights that autocast
+            # keeps until then are those of the first step for ever: without this it cannot learn.
+            self._trainer.amp_context = torch.autocast(device, dtype=torch.bfloat16, cache_enabled=False)
         # Its screen is not what is compared, and costs time.
         self._trainer.print_dashboard = lambda *_, **__: None
         self._rows, self._steps = plan.rows, plan.steps

@@ -23,6 +23,13 @@ def main() -> None:
 
     arm = build_arm(sys.argv[1], Workload.from_json(sys.argv[2]))
     process = psutil.Process()
+
+    def processes() -> list[psutil.Process]:
+        return [process, *process.children(recursive=True)]  # env workers count
+
+    def cpu_seconds() -> float:
+        return sum(sum(one.cpu_times()[:2]) for one in processes())
+
     ready = {"ready": time.perf_counter() - started, "parameters": arm.parameters()}
     print(json.dumps(ready), file=answers)
     for line in sys.stdin:
@@ -30,7 +37,7 @@ def main() -> None:
         work = {"env": arm.env_only, "inference": arm.inference, "full": arm.full}[request["work"]]
         arm.synchronize()
         agent_steps, units, rewards = 0, 0, []
-        wall, cpu = time.perf_counter(), time.process_time()
+        wall, cpu = time.perf_counter(), cpu_seconds()
         while True:
             agent_steps += work()
             units += 1
@@ -43,8 +50,8 @@ def main() -> None:
             "agent_steps": agent_steps,
             "units": units,
             "wall": time.perf_counter() - wall,
-            "cpu": time.process_time() - cpu,
-            "memory": process.memory_info().rss,
+            "cpu": cpu_seconds() - cpu,
+            "memory": sum(one.memory_info().rss for one in processes()),
             "rewards": rewards,
         }
         print(json.dumps(answer), file=answers)

@@ -31,7 +31,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("metta-train wandb=off py_agent=", "py_agent=fast py_agent=none"),
         ("metta-train -m agent=fast,m", "agent=fast,mlp"),
         ("metta-train trainer.optimizer.le", "trainer.optimizer.learning_rate="),
-        ("metta-train trainer.optimizer.learning_rate=", "trainer.optimizer.learning_rate=0.002"),
+        ("metta-train trainer.optimizer.learning_rate=", "trainer.optimizer.learning_rate=0.004"),
         ("metta-train trainer=gpu trainer.bptt_horizon=", "trainer.bptt_horizon=64"),
         ("metta-train trainer.opt", "trainer.optimizer."),
         ("metta-train trainer.optimizer.type=", "trainer.optimizer.type=adam trainer.optimizer.type=muon"),

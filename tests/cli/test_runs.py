@@ -147,7 +147,7 @@ def test_compare_tells_what_differs(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     out = ran(capsys, "compare", "a-1", "b").out
-    assert re.search(r"trainer\.optimizer\.learning_rate +0\.002 +0\.0001", out)
+    assert re.search(r"trainer\.optimizer\.learning_rate +0\.004 +0\.0001", out)
     assert re.search(r"overview/reward, last tenth +4\.0000 +0\.5000", out)
     assert "o a-1   x b" in out
     assert max(len(line) for line in out.splitlines()) <= 80
@@ -271,7 +271,7 @@ def test_plot_writes_png_and_svg_with_seeds_as_one_line(data_dir: Path, capsys: 
     assert done.out == "figures/reward.png\nfigures/reward.svg\n"
     assert Path("figures/reward.png").read_bytes().startswith(b"\x89PNG")
     svg = Path("figures/reward.svg").read_text()
-    for text in ("Learning", "overview/reward", "agent steps", "IQM of 2 seeds", "learning_rate=0.002"):
+    for text in ("Learning", "overview/reward", "agent steps", "IQM of 2 seeds", "learning_rate=0.004"):
         assert text in svg, text
     told = ran_json(capsys, "plot", "a-*", "b", "--x", "time")
     assert told["files"] == ["overview-reward.png", "overview-reward.svg"]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from metta_train.training.muon import COEFFICIENTS, ROUNDS, Muon, orthogonalized
+from metta_train.training.muon import COEFFICIENTS, ROUNDS, Muon, _small_rounds, _whole_rounds, orthogonalized
 from metta_train.training.row_threads import RowThreads
 
 SHAPES = [(12, 40), (40, 12), (16, 16), (12, 40), (1, 5)]
@@ -43,8 +43,34 @@ def random_matrix(rows: int, columns: int, seed: int, smallest: float = 1.0) -> 
 )
 def test_orthogonalized_equals_the_plain_iteration(rows: int, columns: int, seed: int, smallest: float) -> None:
     matrix = random_matrix(rows, columns, seed, smallest)
-    got = orthogonalized(matrix.unsqueeze(0))[0]
-    torch.testing.assert_close(got.double(), plain_iteration(matrix), atol=2e-3, rtol=0)
+    expected = plain_iteration(matrix)
+    torch.testing.assert_close(orthogonalized(matrix.unsqueeze(0))[0].double(), expected, atol=2e-3, rtol=0)
+    wide = (matrix if rows <= columns else matrix.t()) / matrix.norm()
+    on_cuda = _whole_rounds(wide.unsqueeze(0))[0]
+    torch.testing.assert_close((on_cuda if rows <= columns else on_cuda.t()).double(), expected, atol=2e-3, rtol=0)
+
+
+def test_few_bits_are_enough_for_whole_rounds_alone() -> None:
+    """Why CUDA, where float32 products may be TF32, does not take the small ones."""
+    wide = random_matrix(32, 4, 3) @ random_matrix(4, 64, 4)  # 28 of its 32 singular values are 0
+    wide = (wide / wide.norm()).unsqueeze(0)
+    with torch.autocast("cpu", torch.bfloat16):
+        whole, small = _whole_rounds(wide).float(), _small_rounds(wide).float()
+    assert torch.linalg.svdvals(whole).max() < 1.4
+    assert torch.linalg.svdvals(small).max() > 5
+
+
+def test_autocast_around_a_step_does_not_reach_it() -> None:
+    def moved(*, autocast: bool) -> Tensor:
+        parameter = nn.Parameter(random_matrix(12, 40, 1))
+        optimizer = Muon([parameter], lr=0.1, momentum=0.9, weight_decay=0.0)
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        parameter.grad = random_matrix(12, 40, 2)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            optimizer.step()
+        return parameter
+
+    assert torch.equal(moved(autocast=True), moved(autocast=False))
 
 
 def test_singular_values_end_near_one() -> None:

@@ -56,8 +56,7 @@ def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
         return _run_cells(lstm, inputs, state, resets)
     if suits_cpu_lstm(lstm, inputs) and not is_watched(lstm):
         return cpu_lstm(lstm, inputs, state, resets)
-    if inputs.device.type != "cpu" or bool(resets[:, 0].any()):  # on CUDA looking would mean waiting
-        state = state.zero_where(resets[:, 0])
+    state = state.zero_where(resets[:, 0])
     if inputs.shape[1] == 1:
         return _run_piece(lstm, inputs, state)
     columns = (resets[:, 1:].any(dim=0).nonzero().squeeze(1) + 1).tolist()  # waits for the device on CUDA

@@ -12,9 +12,8 @@ For a weight W [m, n] with gradient G, momentum B and coefficients a, b, c:
     W <- (1 - lr decay) W - lr 0.2 sqrt(max(m, n)) X
 
 torch.optim.Muon does the same, but always in bfloat16, which most CPUs multiply ten times slower than float32, and it
-multiplies the whole matrix in each of the five rounds. The factors P = a I + b A + c A^2 are polynomials of one
-symmetric matrix, so they commute: A becomes P A P, and X the product of all P, applied once. So the rounds take place
-among matrices of the smaller side, here 128 x 128 instead of 128 x 1,024, and in float32.
+multiplies the whole matrix in each of the five rounds. On the CPU the rounds here take place among matrices of the
+smaller side, 128 x 128 instead of 128 x 1,024 (`_small_rounds`).
 """
 
 from __future__ import annotations
@@ -78,7 +77,8 @@ class Muon(torch.optim.Optimizer):
         gradients = torch.stack([p.grad for p in alike if p.grad is not None])
         buffers = [self.state[p]["momentum_buffer"] for p in alike]
         velocities = torch.stack(buffers).lerp_(gradients, 1 - momentum)
-        directions = orthogonalized(gradients.lerp(velocities, momentum))
+        with torch.autocast(gradients.device.type, enabled=False):
+            directions = orthogonalized(gradients.lerp(velocities, momentum))
         scale = lr * 0.2 * max(alike[0].shape) ** 0.5
         for parameter, buffer, velocity, direction in zip(alike, buffers, velocities, directions, strict=True):
             moved = (parameter * (1 - lr * weight_decay)).sub_(direction, alpha=scale)
@@ -88,21 +88,38 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonalized(matrices: Tensor) -> Tensor:
     """`[K, m, n]` with the same singular vectors; singular values become about 1 (0.7 to 1.2) unless they are tiny."""
-    wide = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
+    tall = matrices.shape[1] > matrices.shape[2]
+    wide = matrices.mT if tall else matrices
     norms = torch.linalg.vector_norm(wide, dim=(1, 2), keepdim=True)
     wide = wide / norms.clamp(min=SMALLEST_NORM)
-    a, b, c = COEFFICIENTS
+    # Small rounds need all bits of float32: with TF32, an eigenvalue of 0 that is rounded to below 0 grows for ever.
+    wide = _small_rounds(wide) if wide.device.type == "cpu" else _whole_rounds(wide)
+    return wide.mT if tall else wide
+
+
+def _whole_rounds(wide: Tensor) -> Tensor:
+    for _ in range(ROUNDS):
+        wide = _factor(wide @ wide.mT) @ wide
+    return wide
+
+
+def _small_rounds(wide: Tensor) -> Tensor:
+    """All P are polynomials of one symmetric matrix, so they commute: A becomes P A P, and X the product of all P."""
     gram = wide @ wide.mT
-    product = None
-    for remaining in reversed(range(ROUNDS)):
-        factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-        factor.diagonal(dim1=1, dim2=2).add_(a)
-        product = factor if product is None else factor @ product
-        if remaining:
-            gram = factor @ gram @ factor
-    assert product is not None
-    result = product @ wide
-    return result.mT if matrices.shape[1] > matrices.shape[2] else result
+    product = factor = _factor(gram)
+    for _ in range(ROUNDS - 1):
+        gram = factor @ gram @ factor
+        factor = _factor(gram)
+        product = factor @ product
+    return product @ wide
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """P = a I + b A + c A^2."""
+    a, b, c = COEFFICIENTS
+    factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+    factor.diagonal(dim1=1, dim2=2).add_(a)
+    return factor
 
 
 def _shape(parameter: Tensor) -> tuple[int, int]:

@@ -176,7 +176,7 @@ class RolloutCollector:
 
     def _act_recorded(self, *inputs: Tensor) -> Sequence[Tensor]:
         # A recording casts the weights of the moment in which it is played.
-        with arithmetic(self._precision, self._device, keeps_weights=False):
+        with arithmetic(self._precision, self._device):
             return self._act(*inputs)
 
     def _receive(self, index: int, step: int) -> tuple[EpisodeRecord, ...]:

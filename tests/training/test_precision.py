@@ -8,7 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from metta_train.training.precision import arithmetic
+from metta_train.training.precision import arithmetic, denormals_flushed
+from metta_train.training.row_threads import RowThreads
 
 CPU = torch.device("cpu")
 
@@ -44,3 +45,15 @@ def test_another_thread_that_leaves_its_block_changes_no_gradient() -> None:
 def test_fp32_leaves_numbers_as_they_are() -> None:
     with arithmetic("fp32", CPU):
         assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
+
+
+def halved_smallest() -> float:
+    return (torch.tensor([1.2e-38]) * 0.5).item()
+
+
+def test_denormals_are_zero_where_gradients_are_made_and_nowhere_else() -> None:
+    assert halved_smallest() > 0
+    with denormals_flushed():
+        assert halved_smallest() == 0
+    assert halved_smallest() > 0
+    assert RowThreads(2).map(lambda _: halved_smallest(), [0, 1]) == [0, 0]

@@ -129,7 +129,7 @@ def test_a_gradient_step_waits_for_nothing(name: str, monkeypatch: pytest.Monkey
     step = step_of(policy, again)
     asked = []
     # Its kernels exist on the CPU and CUDA alone: test_optimizers.py asks whether they wait.
-    monkeypatch.setattr(PolicyOptimizer, "step", lambda self, leave_out: asked.append(leave_out.device.type))
+    monkeypatch.setattr(PolicyOptimizer, "step", lambda self, leave_out, threads: asked.append(leave_out.device.type))
     for _ in range(2):
         row = step(minibatch, torch.empty(SEGMENTS, STEPS, device="meta"), torch.empty(SEGMENTS, device="meta"), VALUES)
         assert row.shape == (len(Column),)

@@ -27,7 +27,7 @@ from metta_train.training.batching import BatchPlan
 from metta_train.training.config import PPOConfig, VtraceConfig
 from metta_train.training.nonfinite import name_nonfinite
 from metta_train.training.optimizers import PolicyOptimizer
-from metta_train.training.precision import arithmetic
+from metta_train.training.precision import arithmetic, denormals_flushed
 from metta_train.training.recording import Recorder, Recording
 from metta_train.training.row_threads import RowThreads
 
@@ -114,6 +114,7 @@ class GradientStep:
         self._parameters = [p for p in policy.parameters() if p.requires_grad]
         self._trained = self._parameters  # those that play a part
 
+    @denormals_flushed()
     def __call__(self, minibatch: Segments, returns: Tensor, weights: Tensor, values: HyperparameterValues) -> Tensor:
         """Move the weights; gives back the step's numbers, one for each `Column`.
 

@@ -55,6 +55,7 @@ class RowThreads:
 
 def _prepare_thread() -> None:
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # see precision.denormals_flushed
     hold_signals()
 
 

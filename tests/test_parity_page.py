@@ -43,7 +43,7 @@ def test_the_pages_show_what_happens(tmp_path: Path) -> None:
             program, *arguments = shlex.split(command.removeprefix("$ "))
             assert program == "metta-parity"
             done = run_program(["-m", "metta_train.cli.parity", *arguments], tmp_path)
-            assert str(done.code) == output[-1], f"{command}\n{done.err}"
+            assert str(done.code) == output[-1], f"{command}\n{done.out}{done.err}"
             assert telling_lines(done.out) == telling_lines("\n".join(output)), command
             assert telling_lines(done.out), command
             shown += 1

@@ -225,7 +225,6 @@ def test_gymnasium_is_learned(tmp_path: Path) -> None:
         "trainer.batch_size=1024",
         "trainer.minibatch_size=256",
         "trainer.update_epochs=4",
-        "trainer.optimizer.learning_rate=1e-3",
         "trainer.ppo.gamma=0.98",
         "trainer.ppo.gae_lambda=0.9",
         "trainer.ppo.clip_coef=0.2",

@@ -32,7 +32,8 @@ from tests.fakes.run_folders import write_run
 TRAIN = """
 import sys
 from metta_train import load_config, train
-smoke = ["trainer=smoke", "wandb=off", f"data_dir={sys.argv[1]}"]
+smoke = ["trainer=smoke", "trainer.optimizer.type=adam", "trainer.optimizer.learning_rate=2e-3"]
+smoke += ["wandb=off", f"data_dir={sys.argv[1]}"]
 forage = ["env.max_steps=20", "env.task.rooms=1"]
 pole = ["agent=mlp", "env=gymnasium", "env.id=CartPole-v1", "trainer.total_timesteps=1000"]
 for run in (["run=mine", *forage], ["run=sweep/0", "py_agent=fast", *forage], ["run=pole", *pole]):

@@ -203,7 +203,7 @@ def test_first_weights_are_named_like_every_checkpoint(reference: Path) -> None:
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize("setting", ["trainer.prioritized_experience_replay.prio_alpha=0.6", "trainer.precision=bf16"])
 def test_other_ways_to_train_run_to_the_end(tmp_path: Path, optimizer: str, setting: str) -> None:
-    """One epoch: a CPU that knows no bfloat16 multiplies in it ten times slower, and torch's Muon always does."""
+    """One epoch: a CPU that knows no bfloat16 multiplies in it ten times slower."""
     arguments = [*SMOKE, *BUSY, "trainer.total_timesteps=1536", f"trainer.optimizer.type={optimizer}", setting]
     train(tmp_path, "agent=fast", "run=x", *arguments)
     assert metrics(tmp_path, "x")[-1]["losses/entropy"] > 0

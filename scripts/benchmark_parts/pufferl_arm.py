@@ -46,7 +46,7 @@ LIBRARY_DEFAULTS = {
     "prio_alpha": 0.8,
     "prio_beta0": 0.2,
 }
-ADAM_LEARNING_RATE = 2e-3
+ADAM_LEARNING_RATE = 2e-3  # with which Adam learned forage; that of trainer=laptop is Muon's
 HIDDEN = 128
 LAYERS = 2
 
@@ -157,6 +157,8 @@ class PuffeRLArm(Arm):
         policy = PufferPolicy(observation, len(spec.actions))
         wrapper = TwoLayerWrapper(self._vecenv.driver_env, policy, workload.seed)
         trainer, ppo = config.trainer, config.trainer.ppo
+        adam = trainer.optimizer.type == "adam"
+        learning_rate = trainer.optimizer.learning_rate if adam else ADAM_LEARNING_RATE
         device = "cuda" if config.device.startswith("cuda") or torch.cuda.is_available() else "cpu"
         values = {
             "env": "metta",
@@ -169,9 +171,7 @@ class PuffeRLArm(Arm):
             "compile_mode": "max-autotune-no-cudagraphs",
             "compile_fullgraph": True,
             "optimizer": "adam",
-            "learning_rate": trainer.optimizer.learning_rate
-            if trainer.optimizer.type == "adam"
-            else ADAM_LEARNING_RATE,
+            "learning_rate": learning_rate,
             "adam_beta1": trainer.optimizer.beta1,
             "adam_beta2": trainer.optimizer.beta2,
             "adam_eps": trainer.optimizer.eps,

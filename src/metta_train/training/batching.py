@@ -137,6 +137,7 @@ def _plan_workers(config: TrainerConfig, spec: EnvironmentSpec, resources: Resou
     most = resources.cores - 1 if resources.device_type == "cuda" else resources.cores // 2
     workers = range(most, -1, -1) if config.num_workers == "auto" else [config.num_workers]
     slices = [AUTO_SLICES, 1] if config.async_factor == "auto" else [config.async_factor]
+    # Without workers several slices are only taken where they were asked for.
     choices = [(w, s) for s in slices for w in workers if w > 0 or s == slices[-1]]
     if config.num_envs != "auto":
         share = config.num_envs

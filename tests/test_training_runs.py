@@ -68,11 +68,11 @@ def test_both_fast_agents_train_to_the_same_bytes(reference: Path) -> None:
 
 @pytest.mark.skipif(usable_cores() < 2, reason="the threads of the learner are no more than the cores")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_two_threads_train_both_agents_to_the_same_bytes(tmp_path: Path, precision: str) -> None:
+def test_two_learners_train_both_agents_to_the_same_bytes(tmp_path: Path, precision: str) -> None:
     for agent, run in (("agent=fast", "graph"), ("py_agent=fast", "hand")):
         arguments = [agent, f"run={run}", *SMOKE, *BUSY, "trainer.minibatch_size=768", f"trainer.precision={precision}"]
         done = train(tmp_path, *arguments, program=run_python, threads=2)
-        assert "2 threads" in done.err + done.out
+        assert "2 processes learn" in done.err + done.out
     assert weights(tmp_path, "hand") == weights(tmp_path, "graph")
     assert timeless(metrics(tmp_path, "hand")) == timeless(metrics(tmp_path, "graph"))
 

@@ -42,7 +42,7 @@ class PlainReference(Arm):
         self._plan = plan = plan_of(config)
         spec, observation = spec_of(config)
         self._device = device = choose_device(config.device)
-        torch.set_num_threads(plan.learner_threads)
+        torch.set_num_threads(plan.threads)
         torch.manual_seed(workload.seed)
         self._network = PlainNetwork(DenseEncoder(observation), Heads(len(spec.actions)))
         initialize(self._network.encoder, self._network.heads, self._network.lstm, workload.seed)

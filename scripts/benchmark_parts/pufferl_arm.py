@@ -139,7 +139,7 @@ class PuffeRLArm(Arm):
     ) -> None:
         config = workload.config()
         plan = plan_of(config)
-        torch.set_num_threads(plan.learner_threads)
+        torch.set_num_threads(plan.threads)
         torch.set_float32_matmul_precision("high" if torch.cuda.is_available() else "highest")
         torch.manual_seed(workload.seed)
         spec, observation = spec_of(config)

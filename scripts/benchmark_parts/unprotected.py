@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 from numpy.typing import NDArray
 
-from metta_train.assembly.design import Design, design_of
+from metta_train.assembly.design import Design, design_of, recipe_of
 from metta_train.assembly.run_reports import header_of
 from metta_train.assembly.starting_point import training_state
 from metta_train.assembly.streams import MINIBATCHES, RANK, SAMPLING
@@ -29,6 +29,7 @@ from metta_train.reporting.run_reporting import build_reporting
 from metta_train.run_config import RunConfig
 from metta_train.specs.records import EpisodeRecord, EpochRecord
 from metta_train.training import gradient_step, update
+from metta_train.training.learners.build import build_network_pass
 from metta_train.training.rollout import build_collector
 from metta_train.training.run_folder import RunFolder
 from metta_train.training.stopping import StopRequest
@@ -93,6 +94,7 @@ def _trainer(design: Design, folder: RunFolder, stack: ExitStack) -> Trainer:
             policy,
             state.optimizer,
             state.anchors,
+            stack.enter_context(build_network_pass(policy, recipe_of(design), plan)),
             plan,
             trainer,
             config.chosen_agent.clip_range,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import Tally
-from tests.faults.runs import CARTPOLE, FAULTY, Run, assert_same_run, lines, metrics, steps, train
+from tests.faults.runs import CARTPOLE, FAULTY, FORAGE, Run, assert_same_run, lines, metrics, steps, train
 
 WORKERS = [*CARTPOLE, "trainer.num_workers=2", "trainer.async_factor=2"]
 LONG = "trainer.total_timesteps=1000000"
@@ -54,6 +54,29 @@ def test_after_the_death_of_a_worker_the_run_goes_on_to_the_bit(data_dir: Path) 
     assert run.wait(30).code == FAILED
     assert train(data_dir, *WORKERS, "run=again").code == 0
     assert_same_run(data_dir, "again", "whole")
+
+
+LEARNERS = [*FORAGE, "trainer.minibatch_size=768", "trainer.checkpoint.checkpoint_interval=100"]
+TWO_CORES = {"OMP_NUM_THREADS": "2"}
+
+
+@pytest.mark.fault("F10 learner killed")
+def test_after_the_death_of_a_learner_the_run_goes_on_to_the_bit(data_dir: Path, tally: Tally) -> None:
+    whole = Run(data_dir, [*LEARNERS, "run=learned"], environ=TWO_CORES)
+    assert whole.wait().code == 0
+    run = Run(data_dir, [*LEARNERS, "run=relearned"], environ=TWO_CORES)
+    run.wait_until(lambda: lines(data_dir, "relearned") >= 2)
+    os.kill(a_worker(run), signal.SIGKILL)
+    started = time.monotonic()
+    ended = run.wait()
+    tally.add(survived=ended.code == FAILED, recovery=time.monotonic() - started)
+    assert ended.code == FAILED, ended.err
+    assert "learner 1 (pid " in ended.err and "was killed by SIGKILL" in ended.err and "Traceback" not in ended.err
+    run.assert_nothing_left()
+    assert steps(data_dir, "relearned")[-1] == 768 * lines(data_dir, "relearned")
+    again = Run(data_dir, [*LEARNERS, "run=relearned"], environ=TWO_CORES)
+    assert again.wait().code == 0
+    assert_same_run(data_dir, "relearned", "learned")
 
 
 @pytest.mark.slow

@@ -110,17 +110,17 @@ def full_disk(numbers: str) -> None:
 
 
 def at_step(number: str, action: Callable[[], None]) -> None:
-    from metta_train.training.gradient_step import GradientStep
+    from metta_train.training.learners.network_pass import OwnPass
 
     left = itertools.count(int(number), -1)
-    evaluate = GradientStep._evaluate
+    forward = OwnPass.forward
 
-    def evaluate_or_break(self: GradientStep, segments: Any, *, gradients: bool = True) -> Any:
+    def forward_or_break(self: OwnPass, inputs: Any) -> Any:
         if next(left) == 1:
             action()
-        return evaluate(self, segments, gradients=gradients)
+        return forward(self, inputs)
 
-    GradientStep._evaluate = evaluate_or_break
+    OwnPass.forward = forward_or_break
 
 
 def out_of_memory(number: str) -> None:

@@ -37,7 +37,7 @@ class TestAuto:
         assert plan.steps == 32
         assert plan.num_minibatches == 4
         assert plan.precision == "fp32"
-        assert plan.learner_threads == 2
+        assert (plan.threads, plan.learners) == (2, 2)
 
     @pytest.mark.parametrize(("cores", "workers", "slices"), [(1, 0, 1), (2, 1, 2), (3, 1, 2), (8, 4, 2)])
     def test_every_machine_learns_from_the_same_batch(self, cores: int, workers: int, slices: int) -> None:

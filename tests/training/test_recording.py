@@ -17,16 +17,16 @@ from metta_train.policies.watched import is_recorded, recorded
 from metta_train.policies.weights import WeightAnchors
 from metta_train.specs.recurrent_state import RecurrentState
 from metta_train.training.gradient_step import Column, GradientStep
+from metta_train.training.learners.network_pass import OwnPass
 from metta_train.training.nonfinite import NonFiniteError
 from metta_train.training.optimizers import PolicyOptimizer, build_optimizer
 from metta_train.training.recording import Operations, Recorder, Recording
 from metta_train.training.rollout import RolloutCollector
-from metta_train.training.row_threads import RowThreads
 from tests.fakes.clock_env import ClockEnv
 from tests.fakes.small_recurrent_policy import SmallRecurrentPolicy
 from tests.fakes.traced_operations import record_by_tracing
 from tests.policies.agents import ALL_AGENTS, build, random_observations, spec_for
-from tests.training.test_update import VALUES, plan_of, rollout, updater
+from tests.training.test_update import VALUES, rollout, updater
 from tests.training.trainer_config import trainer_config
 
 CPU = torch.device("cpu")
@@ -68,11 +68,10 @@ def step_of(policy: Policy, record: Recorder | None, *, pieces: int = 1) -> Grad
         policy,
         build_optimizer(config.optimizer, policy),
         WeightAnchors.of(policy),
-        plan_of(minibatch_segments=SEGMENTS, piece_segments=SEGMENTS // pieces, horizon=STEPS),
+        OwnPass(policy, "fp32", SEGMENTS // pieces),
         config.ppo,
         config.vtrace,
         clip_range=1.0,
-        threads=RowThreads(1),
         record=record,
     )
 

@@ -1,8 +1,7 @@
-"""Threads that share rows: parts, order, errors, and the same training as one thread up to rounding."""
+"""Threads that share work: parts, order, errors."""
 
 from __future__ import annotations
 
-import copy
 import signal
 import threading
 import time
@@ -12,9 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metta_train.training import gradient_step
 from metta_train.training.row_threads import RowThreads
-from tests.training.test_update import VALUES, rollout, updater
 
 
 @given(count=st.integers(1, 9), rows=st.integers(0, 200), least=st.integers(1, 50))
@@ -57,33 +54,3 @@ def test_an_error_is_told_when_every_thread_is_done():
     with pytest.raises(ZeroDivisionError):
         RowThreads(2).map(work, [0, 1])
     assert done == [1]
-
-
-@pytest.mark.parametrize("piece_segments", [8, 4, 2])
-@pytest.mark.parametrize("norm_adv", [False, True])
-def test_a_shared_update_equals_one_threads_up_to_rounding(monkeypatch, norm_adv, piece_segments):
-    monkeypatch.setattr(gradient_step, "LEAST_STEPS", 1)
-    policy, segments = rollout()
-    policies, stats = [], []
-    for threads in (1, 2, 3):
-        own = copy.deepcopy(policy)
-        shared = updater(own, minibatch_segments=8, piece_segments=piece_segments, norm_adv=norm_adv, threads=threads)
-        stats.append(shared.update(segments, VALUES, 0.0).stats)
-        policies.append(torch.cat([parameter.detach().flatten() for parameter in own.parameters()]))
-    before = torch.cat([parameter.detach().flatten() for parameter in policy.parameters()])
-    assert (policies[0] - before).abs().max() > 1e-3
-    for other in (1, 2):
-        torch.testing.assert_close(policies[other], policies[0], rtol=0, atol=1e-6)
-        assert stats[other].grad_norm == pytest.approx(stats[0].grad_norm, rel=1e-5)
-        assert stats[other].policy_loss == pytest.approx(stats[0].policy_loss, abs=1e-6)
-
-
-def test_the_same_threads_give_the_same_bytes(monkeypatch):
-    monkeypatch.setattr(gradient_step, "LEAST_STEPS", 1)
-    policy, segments = rollout()
-    results = []
-    for _ in range(5):
-        own = copy.deepcopy(policy)
-        updater(own, minibatch_segments=8, threads=3).update(segments, VALUES, 0.0)
-        results.append(torch.cat([parameter.detach().flatten() for parameter in own.parameters()]))
-    assert all(torch.equal(result, results[0]) for result in results)

@@ -13,6 +13,7 @@ from metta_train.policies.weights import WeightAnchors
 from metta_train.specs.records import HyperparameterValues, UpdateStats
 from metta_train.training.batching import BatchPlan
 from metta_train.training.config import TrainerConfig
+from metta_train.training.learners.network_pass import NetworkPass, OwnPass
 from metta_train.training.nonfinite import NonFiniteError
 from metta_train.training.optimizers import build_optimizer
 from metta_train.training.recording import Recorder
@@ -43,9 +44,7 @@ def rollout() -> tuple[SmallRecurrentPolicy, Segments]:
     return policy, collector.collect().segments
 
 
-def plan_of(
-    *, minibatch_segments: int, piece_segments: int | None = None, horizon: int = HORIZON, threads: int = 1
-) -> BatchPlan:
+def plan_of(*, minibatch_segments: int, piece_segments: int | None = None, horizon: int = HORIZON) -> BatchPlan:
     return BatchPlan(
         num_envs=4,
         num_workers=0,
@@ -57,7 +56,8 @@ def plan_of(
         minibatch_size=minibatch_segments * horizon,
         max_minibatch_size=(piece_segments or minibatch_segments) * horizon,
         precision="fp32",
-        learner_threads=threads,
+        threads=1,
+        learners=1,
     )
 
 
@@ -69,19 +69,20 @@ def updater(
     clip_range: float = 0.0,
     update_epochs: int = 1,
     nonfinite: Literal["stop", "skip", "rollback"] = "stop",
-    threads: int = 1,
+    network: NetworkPass | None = None,
     record: Recorder | None = None,
     **changes: object,
 ) -> PolicyUpdater:
     base = trainer_config()
     ppo = base.ppo.model_copy(update=changes)
     config: TrainerConfig = base.model_copy(update={"ppo": ppo, "update_epochs": update_epochs, "nonfinite": nonfinite})
-    plan = plan_of(minibatch_segments=minibatch_segments, piece_segments=piece_segments, threads=threads)
+    plan = plan_of(minibatch_segments=minibatch_segments, piece_segments=piece_segments)
     generator = torch.Generator().manual_seed(2)
     return build_updater(
         policy,
         build_optimizer(config.optimizer, policy),
         WeightAnchors.of(policy),
+        OwnPass(policy, plan.precision, plan.piece_segments) if network is None else network,
         plan,
         config,
         clip_range,

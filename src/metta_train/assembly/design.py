@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
 from metta_train.assembly.policy import build_policy
 from metta_train.envs.build import environment_spec
 from metta_train.playback.evaluation_film import require_pictures
+from metta_train.policies.build import build_policy_from
 from metta_train.policies.config import AgentConfig, PyAgentConfig
 from metta_train.policies.policy import Policy
 from metta_train.reporting.tensorboard import require_tensorboard
@@ -19,6 +21,7 @@ from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.training.allocator import keep_freed_memory
 from metta_train.training.batching import BatchPlan, plan_batches
 from metta_train.training.evaluation import EvaluationEnv
+from metta_train.training.learners.messages import PolicyRecipe
 from metta_train.training.parity.same_network import check_same_network
 from metta_train.training.resources import choose_device, measure_resources
 from metta_train.training.schedules import Schedules
@@ -73,6 +76,12 @@ def design_of(config: RunConfig) -> Design:
     )
 
 
+def recipe_of(design: Design) -> PolicyRecipe:
+    """Builds a policy like the one that is trained, in another process; call it when that knows its action names."""
+    config = design.config
+    return partial(build_policy_from, config.chosen_agent, design.spec, config.seed, design.policy.action_names)
+
+
 def check_kind_of_agent(design: Design, before: Mapping[str, object] | None) -> None:
     """A run goes on with py_agent in place of agent, or the other way round, if they are the same network."""
     now = "agent" if design.config.py_agent is None else "py_agent"
@@ -90,7 +99,7 @@ def check_kind_of_agent(design: Design, before: Mapping[str, object] | None) -> 
 
 def _configure_torch(config: RunConfig) -> None:
     keep_freed_memory()
-    torch.set_num_threads(1)  # the learner's threads share rows, not operations: see training/row_threads.py
+    torch.set_num_threads(1)  # learners share segments, not operations: see training/learners/shared_pass.py
     if torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")  # TF32; the CPU stays exact
     if config.torch_deterministic:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from metta_train.assembly.design import check_kind_of_agent, design_of
+from metta_train.assembly.design import check_kind_of_agent, design_of, recipe_of
 from metta_train.assembly.policy import take_initial_weights
 from metta_train.assembly.streams import RANK, SAMPLING, generator_of
 from metta_train.envs.build import make_vector_env
@@ -15,6 +15,7 @@ from metta_train.run_config import RunConfig
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.training.batching import BatchPlan
 from metta_train.training.checkpoint_listing import newest_checkpoint
+from metta_train.training.learners.build import build_network_pass
 from metta_train.training.memory import ExpectedMemory, expected_memory
 from metta_train.training.resources import choose_device, measure_resources
 from metta_train.training.run_folder import RunPaths, check_config_changes, config_changes, read_config
@@ -82,7 +83,9 @@ def rehearse(config: RunConfig, stop: StopRequest | None = None) -> Rehearsal:
             env.send(index, actions[env.slice_rows(index)])
         for index in range(env.num_slices):
             env.receive(index)
-        memory = expected_memory(policy, design.spec, plan, config.trainer.optimizer.type)
+        with build_network_pass(policy, recipe_of(design), plan, stop.check) as network:
+            network.await_start()
+            memory = expected_memory(policy, design.spec, plan, config.trainer.optimizer.type)
     layers: dict[str, int] = {}
     for name, parameter in policy.named_parameters():
         if parameter.requires_grad:

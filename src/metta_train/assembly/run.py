@@ -8,8 +8,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from metta_train.assembly.design import Design, check_kind_of_agent, design_of
 from metta_train.assembly.policy import initial_policy
 from metta_train.assembly.run_reports import header_of, outcome_of, status_of
@@ -25,6 +23,7 @@ from metta_train.specs.records import EpochRecord
 from metta_train.training import checkpoints
 from metta_train.training.batching import MemoryExhaustedError
 from metta_train.training.checkpoint_listing import best_checkpoint, list_checkpoints, newest_checkpoint
+from metta_train.training.memory import memory_exhausted
 from metta_train.training.nonfinite import NonFiniteError
 from metta_train.training.run_folder import RunFolder, RunPaths, free_run_name, read_config
 from metta_train.training.stopping import StopRequest, StopRequested
@@ -127,7 +126,7 @@ def train(
             if isinstance(error, StopRequested):
                 steps = f"{trainer.progress.agent_step:,} agent steps"
                 raise StopRequested(f"{error} at {steps}; nothing is lost, the same command goes on") from None
-            if (reason := _memory_exhausted(error)) is not None:
+            if (reason := memory_exhausted(error)) is not None:
                 raise MemoryExhaustedError(design.plan.when_memory_is_exhausted(reason)) from error
             raise
         outcome = outcome_of("done", trainer, folder, config, suggested)
@@ -149,15 +148,6 @@ def _rolled_back(
     reporting.reporters.rolled_back(step)
     data_seed = derived_seed(config.seed, "rollback", step, rollbacks)
     return build_trainer(design, folder, checkpoint, reporting, stop, stack, new_data_seed=data_seed)
-
-
-def _memory_exhausted(error: BaseException) -> str | None:
-    """The first line of what was said when memory ran out; None when it did not."""
-    # torch has no class for the memory of the host.
-    host = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    if host or isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return (str(error) or "the machine's memory").splitlines()[0][:200]
-    return None
 
 
 def _patience(error: BaseException) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
-from metta_train.assembly.design import Design
+from metta_train.assembly.design import Design, recipe_of
 from metta_train.assembly.evaluation import play_evaluation
 from metta_train.assembly.starting_point import rollout_start, training_state
 from metta_train.assembly.streams import MINIBATCHES, RANK, SAMPLING
@@ -14,6 +14,7 @@ from metta_train.reporting.reporter import Reporters
 from metta_train.reporting.run_reporting import RunReporting
 from metta_train.training.checkpoint_writer import CheckpointWriter
 from metta_train.training.checkpoints import Checkpoint
+from metta_train.training.learners.build import build_network_pass
 from metta_train.training.recent_rewards import RecentRewards
 from metta_train.training.recording import record_cuda_graph
 from metta_train.training.retention import Retention
@@ -49,6 +50,7 @@ def build_trainer(
     trainer = config.trainer
     record = record_cuda_graph if trainer.cuda_graphs else None
     state = training_state(design, checkpoint, new_data_seed)
+    network = stack.enter_context(build_network_pass(policy, recipe_of(design), plan, stop.check_finishing))
     env = stack.enter_context(
         make_vector_env(
             config.env,
@@ -105,6 +107,7 @@ def build_trainer(
             policy,
             state.optimizer,
             state.anchors,
+            network,
             plan,
             trainer,
             config.chosen_agent.clip_range,

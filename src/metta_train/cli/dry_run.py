@@ -117,8 +117,8 @@ def _memory(memory: ExpectedMemory, free: int, device: str) -> list[str]:
         ("together", memory.on_device, f"on {device}, which has {free / MIB:,.0f} MiB free"),
         ("process", memory.process, "with everything loaded, before the first epoch"),
     ]
-    if memory.workers:
-        rows.append(("workers", memory.workers, "together"))
+    if memory.others:
+        rows.append(("others", memory.others, "processes of environments and learners, together"))
     lines = _entries(*((name, f"{size / MIB:>8,.1f} MiB  {what}") for name, size, what in rows))
     if memory.on_device > free:
         lines.append(

@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metta_train.envs.environment import EnvBuffers
+from metta_train.envs.packed_arrays import ArrayLayout, packed_arrays, packed_bytes
 from metta_train.envs.vector import VectorStep
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.records import EpisodeRecord
-
-ALIGNMENT = 64  # bytes; arrays start on cache lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +31,12 @@ class RowBuffers:
     @staticmethod
     def num_bytes(spec: EnvironmentSpec, num_envs: int) -> int:
         """Size of the block that `over` needs."""
-        return sum(_aligned(dtype, shape) for dtype, shape in _layout(spec, num_envs))
+        return packed_bytes(_layouts(spec, num_envs))
 
     @classmethod
     def over(cls, memory: mmap | bytearray, spec: EnvironmentSpec, num_envs: int) -> RowBuffers:
         """Views of `memory`, which holds zeros."""
-        arrays = []
-        offset = 0
-        for dtype, shape in _layout(spec, num_envs):
-            arrays.append(np.frombuffer(memory, dtype, int(np.prod(shape)), offset).reshape(shape))
-            offset += _aligned(dtype, shape)
-        return cls(spec.num_agents, *arrays)
+        return cls(spec.num_agents, *packed_arrays(memory, _layouts(spec, num_envs)))
 
     def env_rows(self, env: int) -> slice:
         return slice(env * self.num_agents, (env + 1) * self.num_agents)
@@ -74,19 +68,14 @@ class RowBuffers:
         )
 
 
-def _layout(spec: EnvironmentSpec, num_envs: int) -> list[tuple[np.dtype[np.generic], tuple[int, ...]]]:
+def _layouts(spec: EnvironmentSpec, num_envs: int) -> list[ArrayLayout]:
     rows = num_envs * spec.num_agents
-    observations = (np.dtype(spec.observation.dtype), (rows, *spec.observation.shape))
+    observations = (spec.observation.dtype, (rows, *spec.observation.shape))
     return [
         observations,
         observations,
-        (np.dtype(np.float32), (rows,)),
-        (np.dtype(np.bool_), (rows,)),
-        (np.dtype(np.bool_), (rows,)),
-        (np.dtype(np.int32), (rows,)),
+        ("float32", (rows,)),
+        ("bool", (rows,)),
+        ("bool", (rows,)),
+        ("int32", (rows,)),
     ]
-
-
-def _aligned(dtype: np.dtype[np.generic], shape: tuple[int, ...]) -> int:
-    size = int(np.prod(shape)) * dtype.itemsize
-    return -(-size // ALIGNMENT) * ALIGNMENT

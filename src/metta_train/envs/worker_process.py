@@ -6,11 +6,11 @@ Nothing here imports torch, so a worker starts fast and stays small.
 from __future__ import annotations
 
 import signal
-import sys
 import traceback
 from mmap import mmap
 from multiprocessing.connection import Connection
 
+from metta_train.envs.child_process import inherited
 from metta_train.envs.factory import environment_factory
 from metta_train.envs.row_buffers import RowBuffers
 from metta_train.envs.shared_block import SharedBlock
@@ -30,7 +30,7 @@ from metta_train.envs.worker_messages import (
 def main() -> None:
     """Serve until the trainer closes its end of the connection, or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
-    connection, memory = (int(argument) for argument in sys.argv[2:4])
+    connection, (memory,) = inherited()
     with Connection(connection) as trainer:
         try:
             _serve(trainer, SharedBlock.open(memory))

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import signal
-import subprocess
-import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
+from metta_train.envs.child_process import KILL_SECONDS, ChildProcess, stop_children
 from metta_train.envs.config import EnvConfig
 from metta_train.envs.episode_log import EpisodePoint
 from metta_train.envs.logged_vector import LoggedVectorEnv
@@ -34,22 +29,8 @@ from metta_train.envs.worker_messages import (
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.records import EpisodeRecord
 
-STOP_SECONDS = 1.0  # for a worker to end by itself when its connection closes
-KILL_SECONDS = 0.5  # for a dying process to be gone
 CHECK_SECONDS = 0.25  # between two looks at whether the trainer was asked to stop
 FROZEN_SECONDS = 1.0  # a wait that takes so much longer than asked was no wait
-
-# A worker finds the same code as the trainer, whose sys.path it gets. Its imports take seconds on a busy machine, so
-# whose death it shares is settled before them.
-BOOTSTRAP = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from metta_train.envs.parent_death import die_with; die_with(int(sys.argv[4])); "
-    "from metta_train.envs.worker_process import main; main()"
-)
-
-# One thread per worker: the numeric libraries would otherwise start one per core in each.
-THREAD_LIMITS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-
 
 _Request = ResetEnvs | StepEnvs | RestoreEnvs
 
@@ -59,9 +40,12 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Worker:
     number: int
-    process: subprocess.Popen[bytes]
-    connection: Connection
+    child: ChildProcess
     envs: tuple[tuple[int, ...], ...]  # per slice
+
+    @property
+    def connection(self) -> Connection:
+        return self.child.connection
 
 
 class WorkerVectorEnv(LoggedVectorEnv):
@@ -113,7 +97,7 @@ class WorkerVectorEnv(LoggedVectorEnv):
     @property
     def worker_pids(self) -> tuple[int, ...]:
         """Process ids of the workers."""
-        return tuple(worker.process.pid for worker in self._workers)
+        return tuple(worker.child.process.pid for worker in self._workers)
 
     def _reset(self) -> None:
         self._request_and_await([(index, ResetEnvs(index), None) for index in range(self.num_slices)])
@@ -198,11 +182,9 @@ class WorkerVectorEnv(LoggedVectorEnv):
             self.restarts,
             self._config.restart_budget,
         )
-        failed.connection.close()
-        failed.process.kill()
+        failed.child.put_down()
         worker = _start_worker(failed.number, failed.envs, self._block)
         self._workers[failed.number] = worker
-        _all_end([failed.process], KILL_SECONDS)
         lost = tuple((env, *self._log.present(env)) for envs in worker.envs for env in envs)
         try:
             self._tell(worker, self._plan(worker))
@@ -226,7 +208,7 @@ class WorkerVectorEnv(LoggedVectorEnv):
             # The worker is gone; what it said last, if anything, tells why.
             if worker.connection.poll(KILL_SECONDS):
                 self._hear(worker)
-            raise _WorkerFaultError(worker, _how_it_ended(worker.process)) from None
+            raise _WorkerFaultError(worker, worker.child.how_it_ended()) from None
 
     def _await_ready(self, worker: _Worker, deadline: float) -> bool:
         """True when its environments replay."""
@@ -249,7 +231,7 @@ class WorkerVectorEnv(LoggedVectorEnv):
         try:
             answer = worker.connection.recv()
         except (EOFError, OSError):
-            raise _WorkerFaultError(worker, _how_it_ended(worker.process)) from None
+            raise _WorkerFaultError(worker, worker.child.how_it_ended()) from None
         if isinstance(answer, WorkerFailed):
             raise _WorkerFaultError(worker, f"failed:\n{answer.traceback}")
         return answer
@@ -265,7 +247,7 @@ class _WorkerFaultError(Exception):
 
     def __init__(self, worker: _Worker, what: str) -> None:
         self.worker = worker
-        self.error = WorkerError(f"env worker {worker.number} (pid {worker.process.pid}) {what}")
+        self.error = WorkerError(f"env worker {worker.number} (pid {worker.child.process.pid}) {what}")
         super().__init__(str(self.error))
 
 
@@ -294,52 +276,10 @@ def _frozen_since(asked: float) -> float:
 
 
 def _start_worker(number: int, envs: tuple[tuple[int, ...], ...], block: SharedBlock) -> _Worker:
-    # Not multiprocessing's spawn: it imports the trainer's main module in the child, and with it often torch.
-    ours, theirs = Pipe(duplex=True)
-    with theirs:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-c", BOOTSTRAP, json.dumps(sys.path)),
-                *(str(number) for number in (theirs.fileno(), block.descriptor, os.getpid())),
-            ],
-            pass_fds=(theirs.fileno(), block.descriptor),
-            stdin=subprocess.DEVNULL,
-            stdout=2,  # the trainer's stdout is for its results
-            env={**os.environ, **THREAD_LIMITS},
-            process_group=0,  # a Ctrl-C on the terminal reaches the trainer alone
-        )
-    return _Worker(number=number, process=process, connection=ours, envs=envs)
-
-
-def _how_it_ended(process: subprocess.Popen[bytes]) -> str:
-    try:
-        code = process.wait(KILL_SECONDS)
-    except subprocess.TimeoutExpired:
-        return "closed its connection"
-    if code >= 0:
-        return f"ended with exit code {code}"
-    hint = "; perhaps the machine ran out of memory" if -code == signal.SIGKILL else ""
-    return f"was killed by {signal.Signals(-code).name}{hint}"
+    child = ChildProcess.start("metta_train.envs.worker_process", [block])
+    return _Worker(number=number, child=child, envs=envs)
 
 
 def _stop_workers(workers: Sequence[_Worker], block: SharedBlock) -> None:
-    """Ends within STOP_SECONDS + KILL_SECONDS, whatever the workers do: they have nothing to save."""
     block.close_descriptor()
-    processes = [worker.process for worker in workers]
-    for worker in workers:
-        worker.connection.close()
-    if _all_end(processes, STOP_SECONDS):
-        return
-    for process in processes:
-        process.kill()
-    _all_end(processes, KILL_SECONDS)
-
-
-def _all_end(processes: Iterable[subprocess.Popen[bytes]], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    try:
-        for process in processes:
-            process.wait(max(deadline - time.monotonic(), 0.0))
-    except subprocess.TimeoutExpired:
-        return False
-    return True
+    stop_children([worker.child for worker in workers])

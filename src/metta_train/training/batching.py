@@ -24,6 +24,8 @@ AUTO_MINIBATCHES = 4
 # Groups of envs in flight: one is stepped while the policy decides for the other. Without workers there is nobody to
 # step one meanwhile, so all rows are decided at once; the rows are as many, so that every machine learns alike.
 AUTO_SLICES = 2
+# Agent steps of a minibatch; for fewer, a process of their own is not worth it.
+LEAST_LEARNER_STEPS = 256
 # Share of the free memory that the rollout buffer may take; activations and the optimizer need the rest.
 BUFFER_SHARE = 0.5
 # Bytes per agent step beside the observation: action, log-prob, value, reward, final value, three flags.
@@ -48,7 +50,8 @@ class BatchPlan:
     minibatch_size: int
     max_minibatch_size: int  # forward and backward run on pieces of this size
     precision: str  # fp32 or bf16
-    learner_threads: int
+    threads: int  # of the optimizer
+    learners: int  # processes that share a minibatch, the trainer among them
 
     @property
     def segments(self) -> int:
@@ -82,11 +85,11 @@ class BatchPlan:
         where = "in process" if self.num_workers == 0 else f"in {self.num_workers} workers, {self.num_slices} slices"
         pieces = self.minibatch_size // self.max_minibatch_size
         accumulation = "" if pieces == 1 else f" in {pieces} pieces"
-        threads = "1 thread" if self.learner_threads == 1 else f"{self.learner_threads} threads"
+        learners = "1 process learns" if self.learners == 1 else f"{self.learners} processes learn"
         return (
             f"{self.num_envs} envs {where} = {self.rows} rows x {self.steps} steps = {self.batch_size} agent steps "
             f"per epoch; {self.segments} segments of {self.bptt_horizon}; {self.num_minibatches} minibatches of "
-            f"{self.minibatch_size}{accumulation}; {self.precision}, {threads}"
+            f"{self.minibatch_size}{accumulation}; {self.precision}, {learners}"
         )
 
 
@@ -103,6 +106,7 @@ def plan_batches(config: TrainerConfig, spec: EnvironmentSpec, resources: Resour
     batch_size = _plan_batch_size(config, spec, num_envs)
     minibatch_size = _plan_minibatch_size(config, batch_size)
     max_minibatch_size = _plan_pieces(config, minibatch_size)
+    threads = 1 if resources.device_type == "cuda" else resources.threads
     _check_memory(spec, batch_size, config.bptt_horizon, rows, resources)
     return BatchPlan(
         num_envs=num_envs,
@@ -115,7 +119,8 @@ def plan_batches(config: TrainerConfig, spec: EnvironmentSpec, resources: Resour
         minibatch_size=minibatch_size,
         max_minibatch_size=max_minibatch_size,
         precision=_plan_precision(config, spec, resources),
-        learner_threads=1 if resources.device_type == "cuda" else resources.threads,
+        threads=threads,
+        learners=max(1, min(threads, minibatch_size // LEAST_LEARNER_STEPS, minibatch_size // config.bptt_horizon)),
     )
 
 

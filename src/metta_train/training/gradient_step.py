@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from metta_train.experience.segment_buffer import Segments
-from metta_train.policies.held_signals import signals_held
 from metta_train.policies.policy import Policy
 from metta_train.policies.weights import WeightAnchors, clip_weights, l2_init_loss, l2_reg_loss
 from metta_train.ppo import advantages as torch_advantages
@@ -23,16 +22,13 @@ from metta_train.ppo.advantages import normalize_advantages
 from metta_train.ppo.diagnostics import approx_kl, clip_fraction
 from metta_train.ppo.losses import clipped_policy_loss, clipped_value_loss, value_loss
 from metta_train.specs.records import ActionEvaluation, HyperparameterValues
-from metta_train.training.batching import BatchPlan
 from metta_train.training.config import PPOConfig, VtraceConfig
+from metta_train.training.learners.network_pass import NetworkInputs, NetworkPass, answers_of, trained_parameters
 from metta_train.training.nonfinite import name_nonfinite
 from metta_train.training.optimizers import PolicyOptimizer
-from metta_train.training.precision import arithmetic, denormals_flushed
+from metta_train.training.precision import denormals_flushed
 from metta_train.training.recording import Recorder, Recording
-from metta_train.training.row_threads import RowThreads
-
-# Agent steps; fewer are not worth a thread of their own.
-LEAST_STEPS = 256
+from metta_train.training.row_threads import ONE_THREAD, RowThreads
 
 
 class Column(IntEnum):
@@ -74,11 +70,11 @@ class GradientStep:
         policy: on its device.
         optimizer: of the policy.
         anchors: of the policy's weights.
-        plan: sizes and precision.
+        network: takes minibatches through the policy and back.
         ppo: coefficients of the loss.
         vtrace: clips of the advantages.
         clip_range: of the weights, 0 = none.
-        threads: share the segments of every step.
+        threads: share what the optimizer does.
         record: on CUDA, makes one launch of everything up to the gradients.
     """
 
@@ -87,32 +83,31 @@ class GradientStep:
         policy: Policy,
         optimizer: PolicyOptimizer,
         anchors: WeightAnchors,
-        plan: BatchPlan,
+        network: NetworkPass,
         ppo: PPOConfig,
         vtrace: VtraceConfig,
         clip_range: float,
-        threads: RowThreads,
+        threads: RowThreads = ONE_THREAD,
         record: Recorder | None = None,
     ) -> None:
-        assert record is None or threads.count == 1, "threads cannot be recorded"
         self._policy = policy
         self._optimizer = optimizer
         self._anchors = anchors
-        self._plan = plan
+        self._network = network
         self._ppo = ppo
         self._vtrace = vtrace
         self._clip_range = clip_range
         self._threads = threads
         self._record = record
         self._recording: Recording | None = None
+        self._playing: Sequence[bool] = ()  # parameters whose gradients the recording returns
         device = policy.active_rows.device
         self._looks = device.type == "cpu" and record is None
         # On CUDA one launch instead of one per step. On the CPU torch's version is exact to the bit on every machine,
         # and neither takes a hundredth of an epoch. The kernel goes to the default stream, so it cannot be recorded.
         kernel = device.type == "cuda" and record is None and puffer_kernel.available(device)
         self._compute_advantages = (puffer_kernel if kernel else torch_advantages).compute_advantages
-        self._parameters = [p for p in policy.parameters() if p.requires_grad]
-        self._trained = self._parameters  # those that play a part
+        self._parameters = trained_parameters(policy)
 
     @denormals_flushed()
     def __call__(self, minibatch: Segments, returns: Tensor, weights: Tensor, values: HyperparameterValues) -> Tensor:
@@ -127,9 +122,8 @@ class GradientStep:
         Raises:
             NonFiniteStepError: on the CPU.
         """
-        self._optimizer.zero_grad()
         means, gradients = self._gradients(minibatch, returns, weights, values)
-        for parameter, gradient in zip(self._trained, gradients, strict=True):
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = gradient
         means[Column.TOTAL_LOSS] += self._regularize(means, values)
         grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._ppo.max_grad_norm)
@@ -161,8 +155,8 @@ class GradientStep:
 
     def _gradients(
         self, minibatch: Segments, returns: Tensor, weights: Tensor, values: HyperparameterValues
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        """The columns before GRAD_NORM, and the gradients of `_trained`."""
+    ) -> tuple[Tensor, Sequence[Tensor | None]]:
+        """The columns before GRAD_NORM, and the gradient of each parameter; None where it plays no part."""
         coefficients = (values.ppo_clip_coef, values.ppo_vf_clip_coef, values.ppo_ent_coef)
         if self._record is None:
             return self._compute_gradients(minibatch, returns, weights, _Coefficients(*coefficients))
@@ -171,7 +165,8 @@ class GradientStep:
         # Filled on the device: a copy from ordinary memory could wait.
         numbers = torch.stack([returns.new_full((), coefficient) for coefficient in coefficients])
         means, *gradients = self._recording(*minibatch.tensors(), returns, weights, numbers)
-        return means, gradients
+        remaining = iter(gradients)
+        return means, [next(remaining) if plays else None for plays in self._playing]
 
     def _recorded_gradients(self, example: Segments) -> Callable[..., Sequence[Tensor]]:
         def gradients(*inputs: Tensor) -> Sequence[Tensor]:
@@ -179,61 +174,19 @@ class GradientStep:
             remaining = iter(tensors)
             minibatch = example.map(lambda _: next(remaining))
             means, found = self._compute_gradients(minibatch, returns, weights, _Coefficients(*coefficients.unbind()))
-            return [means, *found]
+            self._playing = [gradient is not None for gradient in found]
+            return [means, *(gradient for gradient in found if gradient is not None)]
 
         return gradients
 
     def _compute_gradients(
         self, minibatch: Segments, returns: Tensor, weights: Tensor, coefficients: _Coefficients
-    ) -> tuple[Tensor, Sequence[Tensor]]:
-        parts = self._parts(minibatch.num_segments)
-        at_once = len(parts) <= self._threads.count
-        evaluations = self._threads.map(lambda part: self._evaluate(minibatch.part(part), gradients=at_once), parts)
-        # What the network says is looked at as a whole (V-trace clips, normalisation, means); the parts only go
-        # through the network, forward and with the gradients of what they said backward.
-        whole = [
-            torch.cat(tensors).detach().requires_grad_() for tensors in zip(*map(_tensors, evaluations), strict=True)
-        ]
-        losses = self._losses(minibatch, ActionEvaluation(*whole), returns, weights, coefficients)
-        whole_grads = torch.autograd.grad(losses[Column.TOTAL_LOSS], whole)
-
-        def through_network(index: int) -> Sequence[Tensor | None]:
-            part = parts[index]
-            evaluation = evaluations[index] if at_once else self._evaluate(minibatch.part(part))
-            pairs = zip(_tensors(evaluation), whole_grads, strict=True)
-            answers = [(answer, grad[part]) for answer, grad in pairs if answer.requires_grad]
-            with signals_held():
-                return torch.autograd.grad(
-                    [answer for answer, _ in answers],
-                    self._parameters,
-                    [grad for _, grad in answers],
-                    allow_unused=True,
-                )
-
-        sums: list[Tensor | None] = [None] * len(self._parameters)
-        for first in range(0, len(parts), self._threads.count):
-            together = range(first, min(first + self._threads.count, len(parts)))
-            for gradients in self._threads.map(through_network, together):
-                sums = [_sum(*pair) for pair in zip(sums, gradients, strict=True)]
-        self._trained = [p for p, gradient in zip(self._parameters, sums, strict=True) if gradient is not None]
-        return losses.detach(), [gradient for gradient in sums if gradient is not None]
-
-    def _parts(self, segments: int) -> list[slice]:
-        """Of a minibatch: for each thread one, or more where memory allows only smaller ones."""
-        least = -(-LEAST_STEPS // self._plan.bptt_horizon)
-        parts = self._threads.parts(segments, least)
-        largest = max(1, self._plan.piece_segments // len(parts))
-        return [
-            slice(first, min(first + largest, part.stop))
-            for part in parts
-            for first in range(part.start, part.stop, largest)
-        ]
-
-    def _evaluate(self, segments: Segments, *, gradients: bool = True) -> ActionEvaluation:
-        with torch.set_grad_enabled(gradients), arithmetic(self._plan.precision, segments.log_probs.device):
-            return self._policy.evaluate_actions(
-                segments.observations, segments.actions, segments.state, segments.resets
-            )
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        said = self._network.forward(NetworkInputs.of(minibatch))
+        evaluation = ActionEvaluation(*(tensor.requires_grad_() for tensor in answers_of(said)))
+        losses = self._losses(minibatch, evaluation, returns, weights, coefficients)
+        grads = torch.autograd.grad(losses[Column.TOTAL_LOSS], answers_of(evaluation))
+        return losses.detach(), self._network.backward(ActionEvaluation(*grads))
 
     def _losses(
         self,
@@ -289,17 +242,3 @@ class GradientStep:
         ]
         total = ("total_loss", means[Column.TOTAL_LOSS])
         return name_nonfinite([*losses, total, *gradients]) or "the norm of the gradients is infinite"
-
-
-def _sum(so_far: Tensor | None, gradient: Tensor | None) -> Tensor | None:
-    """Of one parameter; None where it plays no part. The result's memory is its own."""
-    if gradient is None:
-        return so_far
-    if so_far is None:
-        # Copied: autograd may give the same memory to two parameters, or memory in another order.
-        return gradient.clone(memory_format=torch.contiguous_format)
-    return so_far.add_(gradient)
-
-
-def _tensors(evaluation: ActionEvaluation) -> tuple[Tensor, Tensor, Tensor]:
-    return evaluation.log_probs, evaluation.entropy, evaluation.values

@@ -1,4 +1,4 @@
-"""What a training will take of the memory of its device and of the machine, before it begins."""
+"""What a training will take of the memory of its device and of the machine, and whether that ran out."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ExpectedMemory:
         minibatch: the copy of a minibatch.
         activations: what the backward pass of one piece of a minibatch keeps.
         process: resident in this process with everything loaded and built, before the first epoch.
-        workers: resident in the processes of the environments.
+        others: resident in the processes of environments and learners.
     """
 
     network: int
@@ -39,7 +39,7 @@ class ExpectedMemory:
     minibatch: int
     activations: int
     process: int
-    workers: int
+    others: int
 
     @property
     def on_device(self) -> int:
@@ -59,8 +59,17 @@ def expected_memory(
         minibatch=plan.minibatch_size * step + plan.minibatch_segments * state,
         activations=_activations(policy, plan),
         process=psutil.Process().memory_info().rss,
-        workers=sum(_resident(child) for child in psutil.Process().children(recursive=True)),
+        others=sum(_resident(child) for child in psutil.Process().children(recursive=True)),
     )
+
+
+def memory_exhausted(error: BaseException) -> str | None:
+    """The first line of what was said when memory ran out; None when it did not."""
+    # torch has no class for the memory of the host.
+    host = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if host or isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return (str(error) or "the machine's memory").splitlines()[0][:200]
+    return None
 
 
 def _resident(process: psutil.Process) -> int:

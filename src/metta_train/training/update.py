@@ -20,6 +20,7 @@ from metta_train.specs.records import GradientStats, HyperparameterValues, Updat
 from metta_train.training.batching import BatchPlan
 from metta_train.training.config import PPOConfig, PrioritizedReplayConfig, TrainerConfig
 from metta_train.training.gradient_step import Column, GradientStep, NonFiniteStepError
+from metta_train.training.learners.network_pass import NetworkPass
 from metta_train.training.nonfinite import NonFiniteError, find_nonfinite
 from metta_train.training.optimizers import PolicyOptimizer
 from metta_train.training.recording import Recorder
@@ -184,6 +185,7 @@ def build_updater(
     policy: Policy,
     optimizer: PolicyOptimizer,
     anchors: WeightAnchors,
+    network: NetworkPass,
     plan: BatchPlan,
     trainer: TrainerConfig,
     clip_range: float,
@@ -192,8 +194,8 @@ def build_updater(
     record: Recorder | None = None,
 ) -> PolicyUpdater:
     """The updater that the configuration describes."""
-    threads = RowThreads(plan.learner_threads)
-    step = GradientStep(policy, optimizer, anchors, plan, trainer.ppo, trainer.vtrace, clip_range, threads, record)
+    threads = RowThreads(plan.threads)
+    step = GradientStep(policy, optimizer, anchors, network, trainer.ppo, trainer.vtrace, clip_range, threads, record)
     replay = trainer.prioritized_experience_replay
     return PolicyUpdater(
         policy, step, optimizer, plan, trainer.ppo, replay, trainer.update_epochs, generator, trainer.nonfinite, check

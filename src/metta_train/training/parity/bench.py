@@ -13,6 +13,7 @@ from metta_train.policies.weights import WeightAnchors
 from metta_train.specs.random_streams import derived_seed
 from metta_train.training.batching import BatchPlan
 from metta_train.training.config import PPOConfig, TrainerConfig
+from metta_train.training.learners.network_pass import OwnPass
 from metta_train.training.optimizers import build_optimizer
 from metta_train.training.rollout import RolloutCollector, build_collector
 from metta_train.training.training_state import TrainingState
@@ -53,7 +54,8 @@ def small_plan(rows: int, *, whole: bool) -> BatchPlan:
         minibatch_size=minibatch,
         max_minibatch_size=minibatch,
         precision="fp32",
-        learner_threads=1,
+        threads=1,
+        learners=1,
     )
 
 
@@ -74,7 +76,9 @@ def set_up(
         seed=seed,
     )
     generator = state.generators[MINIBATCHES]
-    return Bench(state, build_updater(policy, state.optimizer, state.anchors, plan, trainer, clip_range, generator))
+    network = OwnPass(policy, plan.precision, plan.piece_segments)
+    updater = build_updater(policy, state.optimizer, state.anchors, network, plan, trainer, clip_range, generator)
+    return Bench(state, updater)
 
 
 def collector_of(bench: Bench, env: VectorEnv, plan: BatchPlan) -> RolloutCollector:

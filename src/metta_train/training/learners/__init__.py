@@ -1,0 +1,1 @@
+"""Who takes minibatches through the network and back: this process, or several that share the segments."""

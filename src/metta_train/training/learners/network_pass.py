@@ -1,0 +1,168 @@
+"""A minibatch through the network and back: what it says about the stored actions, then the gradients of that."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from metta_train.experience.segment_buffer import Segments
+from metta_train.policies.held_signals import signals_held
+from metta_train.policies.policy import Policy
+from metta_train.specs.records import ActionEvaluation
+from metta_train.specs.recurrent_state import RecurrentState
+from metta_train.training.precision import arithmetic
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkInputs:
+    """What the network reads of m segments; see `Segments`."""
+
+    observations: Tensor  # [m, T, ...]
+    actions: Tensor  # [m, T]
+    resets: Tensor  # [m, T]
+    state: RecurrentState  # m rows
+
+    @classmethod
+    def of(cls, segments: Segments) -> NetworkInputs:
+        return cls(segments.observations, segments.actions, segments.resets, segments.state)
+
+    @property
+    def num_segments(self) -> int:
+        return self.actions.shape[0]
+
+    def part(self, rows: slice) -> NetworkInputs:
+        """Views of some of them."""
+        return NetworkInputs(self.observations[rows], self.actions[rows], self.resets[rows], self.state.rows(rows))
+
+
+class NetworkPass(ABC):
+    """Every `forward` is followed by one `backward`."""
+
+    @abstractmethod
+    def await_start(self) -> None:
+        """Wait for the processes that were started for it; the first `forward` does so too."""
+
+    @abstractmethod
+    def forward(self, inputs: NetworkInputs) -> ActionEvaluation:
+        """The evaluation `[m, T]` of the stored actions; it carries no gradient."""
+
+    @abstractmethod
+    def backward(self, grads: ActionEvaluation) -> list[Tensor | None]:
+        """The gradient of each trained parameter, in the policy's order; None where it plays no part.
+
+        Args:
+            grads: `[m, T]`, of what `forward` returned.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the processes that were started for it; calling it again does nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class OwnPass(NetworkPass):
+    """In this process.
+
+    Args:
+        policy: on its device.
+        precision: "fp32" or "bf16".
+        piece_segments: with more of them, forward is done twice, the second time in pieces of this size whose
+            activations fit into the memory.
+    """
+
+    def __init__(self, policy: Policy, precision: str, piece_segments: int) -> None:
+        self._policy = policy
+        self._precision = precision
+        self._piece_segments = piece_segments
+        self._parameters = trained_parameters(policy)
+        self._evaluated: tuple[NetworkInputs, ActionEvaluation | None] | None = None  # with its graph, if it is kept
+
+    def await_start(self) -> None:
+        pass
+
+    def forward(self, inputs: NetworkInputs) -> ActionEvaluation:
+        pieces = self._pieces(inputs)
+        at_once = len(pieces) == 1
+        with torch.set_grad_enabled(at_once):
+            found = [self._evaluate(inputs.part(piece)) for piece in pieces]
+        self._evaluated = inputs, found[0] if at_once else None
+        return joined([detached(evaluation) for evaluation in found])
+
+    def backward(self, grads: ActionEvaluation) -> list[Tensor | None]:
+        assert self._evaluated is not None, "backward without a forward"
+        (inputs, kept), self._evaluated = self._evaluated, None
+        if kept is not None:
+            return self._gradients(kept, grads)
+        sums: list[Tensor | None] = [None] * len(self._parameters)
+        for piece in self._pieces(inputs):
+            gradients = self._gradients(self._evaluate(inputs.part(piece)), part_of(grads, piece))
+            sums = [added(*pair) for pair in zip(sums, gradients, strict=True)]
+        return sums
+
+    def close(self) -> None:
+        pass
+
+    def _pieces(self, inputs: NetworkInputs) -> list[slice]:
+        size, total = self._piece_segments, inputs.num_segments
+        return [slice(first, min(first + size, total)) for first in range(0, total, size)]
+
+    def _evaluate(self, inputs: NetworkInputs) -> ActionEvaluation:
+        with arithmetic(self._precision, inputs.actions.device):
+            return self._policy.evaluate_actions(inputs.observations, inputs.actions, inputs.state, inputs.resets)
+
+    def _gradients(self, evaluation: ActionEvaluation, grads: ActionEvaluation) -> list[Tensor | None]:
+        pairs = zip(answers_of(evaluation), answers_of(grads), strict=True)
+        trained = [(answer, grad) for answer, grad in pairs if answer.requires_grad]
+        with signals_held():
+            gradients = torch.autograd.grad(
+                [answer for answer, _ in trained], self._parameters, [grad for _, grad in trained], allow_unused=True
+            )
+        # Copied: autograd may give the same memory to two parameters, or memory in another order.
+        return [None if g is None else g.clone(memory_format=torch.contiguous_format) for g in gradients]
+
+
+def trained_parameters(policy: Policy) -> list[torch.nn.Parameter]:
+    """Those that need a gradient, in the policy's order."""
+    return [parameter for parameter in policy.parameters() if parameter.requires_grad]
+
+
+def added(so_far: Tensor | None, gradient: Tensor | None) -> Tensor | None:
+    """Of one parameter; `so_far` becomes the sum."""
+    if so_far is None or gradient is None:
+        return gradient if so_far is None else so_far
+    return so_far.add_(gradient)
+
+
+def answers_of(evaluation: ActionEvaluation) -> tuple[Tensor, Tensor, Tensor]:
+    """Its tensors, always in the same order."""
+    return evaluation.log_probs, evaluation.entropy, evaluation.values
+
+
+def joined(parts: Sequence[ActionEvaluation]) -> ActionEvaluation:
+    """The segments of all parts in their order."""
+    if len(parts) == 1:
+        return parts[0]
+    return ActionEvaluation(*(torch.cat(tensors) for tensors in zip(*map(answers_of, parts), strict=True)))
+
+
+def part_of(evaluation: ActionEvaluation, rows: slice) -> ActionEvaluation:
+    """Views of some segments."""
+    return ActionEvaluation(*(tensor[rows] for tensor in answers_of(evaluation)))
+
+
+def detached(evaluation: ActionEvaluation) -> ActionEvaluation:
+    """Without its gradient."""
+    return ActionEvaluation(*(tensor.detach() for tensor in answers_of(evaluation)))

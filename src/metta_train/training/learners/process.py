@@ -1,0 +1,71 @@
+"""The process of one learner: it waits for a message, takes its share of a minibatch through the network, answers."""
+
+from __future__ import annotations
+
+import traceback
+from multiprocessing.connection import Connection
+
+import torch
+
+from metta_train.envs.child_process import inherited
+from metta_train.envs.shared_block import SharedBlock
+from metta_train.policies.held_signals import hold_signals
+from metta_train.training.allocator import keep_freed_memory
+from metta_train.training.learners.learner_memory import LearnerMemory, move_weights
+from metta_train.training.learners.messages import (
+    Backward,
+    Differentiated,
+    Evaluated,
+    Forward,
+    LearnerFailed,
+    LearnerPlan,
+    Ready,
+)
+from metta_train.training.learners.network_pass import OwnPass, answers_of
+from metta_train.training.memory import memory_exhausted
+
+
+def main() -> None:
+    """Serve until the trainer closes its end of the connection, or dies."""
+    hold_signals()  # Ctrl-C and the requests of a batch system are the trainer's to handle
+    connection, blocks = inherited()
+    with Connection(connection) as trainer:
+        try:
+            _serve(trainer, *blocks)
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return  # the trainer is done with us, or gone
+        except Exception as error:  # whatever it is, the trainer shall show it
+            trainer.send(LearnerFailed(traceback.format_exc(), memory_exhausted(error)))
+
+
+def _serve(trainer: Connection, weights_block: int, share_block: int) -> None:
+    plan = trainer.recv()
+    assert isinstance(plan, LearnerPlan)
+    _configure_torch(plan)
+    policy = plan.recipe()
+    trainer.send(Ready(tuple((name, tuple(p.shape)) for name, p in policy.named_parameters())))
+    move_weights(policy, SharedBlock.open(weights_block), fill=False)
+    share = LearnerMemory.over(SharedBlock.open(share_block), policy, plan.segments, plan.horizon)
+    network = OwnPass(policy, plan.precision, plan.piece_segments)
+    while True:
+        match trainer.recv():
+            case Forward():
+                evaluation = network.forward(share.inputs)
+                for place, answer in zip(answers_of(share.evaluation), answers_of(evaluation), strict=True):
+                    place.copy_(answer)
+                trainer.send(Evaluated())
+            case Backward():
+                gradients = network.backward(share.grads)
+                for place, gradient in zip(share.gradients, gradients, strict=True):
+                    if gradient is not None:
+                        place.copy_(gradient)
+                trainer.send(Differentiated(tuple(gradient is not None for gradient in gradients)))
+
+
+def _configure_torch(plan: LearnerPlan) -> None:
+    """As in the trainer (`assembly/design.py`), and always without denormals (`precision.denormals_flushed`)."""
+    keep_freed_memory()
+    torch.set_num_threads(1)
+    torch.set_flush_denormal(True)
+    torch.use_deterministic_algorithms(plan.deterministic)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]  # no stub

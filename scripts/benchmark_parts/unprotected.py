@@ -28,7 +28,8 @@ from metta_train.reporting.console import stderr_console
 from metta_train.reporting.run_reporting import build_reporting
 from metta_train.run_config import RunConfig
 from metta_train.specs.records import EpisodeRecord, EpochRecord
-from metta_train.training import gradient_step, update
+from metta_train.training import update
+from metta_train.training.learners import network_pass
 from metta_train.training.learners.build import build_network_pass
 from metta_train.training.rollout import build_collector
 from metta_train.training.run_folder import RunFolder
@@ -47,7 +48,7 @@ def train_unprotected(config: RunConfig) -> Generator[EpochRecord, None, None]:
         while True:
             with (
                 patch.object(update, "find_nonfinite", _find_nothing),
-                patch.object(gradient_step, "signals_held", nullcontext),
+                patch.object(network_pass, "signals_held", nullcontext),
             ):
                 record = next(epochs, None)
             if record is None:

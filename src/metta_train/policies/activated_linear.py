@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from metta_train.policies import cpu_kernels
+from metta_train.policies.held_weights import held, to_bfloat16
 from metta_train.policies.watched import takes_cpu_kernels
 
 
@@ -40,8 +41,20 @@ def activated_linear(linear: nn.Linear, activation: Callable[[Tensor], Tensor], 
         return activation(linear(inputs))
     if torch.is_autocast_enabled("cpu"):
         inputs = inputs.to(torch.get_autocast_dtype("cpu"))
+    if not torch.is_grad_enabled():
+        return _outputs(inputs, _weight_for(inputs, linear.weight), linear.bias, kernels)
     outputs = _ActivatedLinear.apply(inputs, linear.weight, linear.bias, kernels)
     assert isinstance(outputs, Tensor)
+    return outputs
+
+
+def _weight_for(inputs: Tensor, weight: Tensor) -> Tensor:
+    return held(to_bfloat16, weight) if inputs.dtype == torch.bfloat16 else weight.detach().to(inputs.dtype)
+
+
+def _outputs(inputs: Tensor, weight: Tensor, bias: Tensor, kernels: _Kernels) -> Tensor:
+    outputs = inputs @ weight.t()
+    kernels.forward(cpu_kernels.numbers_of(outputs), cpu_kernels.numbers_of(bias))
     return outputs
 
 
@@ -56,9 +69,8 @@ class _ActivatedLinear(torch.autograd.Function):
         bias: Tensor,
         kernels: _Kernels,
     ) -> Tensor:
-        weight_here = weight.to(inputs.dtype)
-        outputs = inputs @ weight_here.t()
-        kernels.forward(cpu_kernels.numbers_of(outputs), cpu_kernels.numbers_of(bias))
+        weight_here = _weight_for(inputs, weight)
+        outputs = _outputs(inputs, weight_here, bias, kernels)
         ctx.save_for_backward(inputs, weight_here, outputs)
         ctx.kernels = kernels
         return outputs

@@ -365,6 +365,63 @@ def lstm_step(step, resets, bias, gates, hidden, cells, tanh_cells, outputs, las
 
 
 @_kernel
+def lstm_operands(layer, resets, inputs, hidden, out) -> None:
+    """out[b] <- inputs[b] [I], then hidden[b, layer] [H], or zeros where the row resets; out [B, I + H]."""
+    for b in range(out.shape[0]):
+        source, memory, row = inputs[b], hidden[b, layer], out[b]
+        above, beside = row[: source.size], row[source.size :]
+        for j in range(source.size):
+            _put(above, j, _get(source, j))
+        if resets[b]:
+            for j in range(beside.size):
+                _put(beside, j, np.float32(0))
+        else:
+            for j in range(beside.size):
+                _put(beside, j, memory[j])
+
+
+@_kernel
+def lstm_cell(layer, resets, sums, bias, cells, hidden_after, cells_after, outputs) -> None:
+    """What follows the matrix product in a single step of one LSTM layer.
+
+    Args:
+        layer: l.
+        resets: bool [B].
+        sums: [B, 4 H], without bias, of the gates i, f, g, o.
+        bias: [4 H].
+        cells: [B, L, H], before the step and before the row resets.
+        hidden_after: [B, L, H], at l filled with the outputs as they are rounded.
+        cells_after: [B, L, H], at l filled.
+        outputs: [B, H], filled.
+    """
+    size = outputs.shape[1]
+    gates = np.empty(4 * size, np.float32)
+    both, candidate, leaving = gates[: 2 * size], gates[2 * size : 3 * size], gates[3 * size :]
+    entering, forgetting = both[:size], both[size:]
+    for b in range(outputs.shape[0]):
+        row, before, after = sums[b], cells[b, layer], cells_after[b, layer]
+        output, hidden = outputs[b], hidden_after[b, layer]
+        for j in range(gates.size):
+            gates[j] = _get(row, j) + bias[j]
+        for j in range(both.size):
+            both[j] = _sigmoid(both[j])
+        for j in range(candidate.size):
+            candidate[j] = _tanh(candidate[j])
+        for j in range(leaving.size):
+            leaving[j] = _sigmoid(leaving[j])
+        if resets[b]:
+            for j in range(after.size):
+                after[j] = entering[j] * candidate[j]
+        else:
+            for j in range(after.size):
+                after[j] = forgetting[j] * before[j] + entering[j] * candidate[j]
+        for j in range(after.size):
+            _put(output, j, leaving[j] * _tanh(after[j]))
+        for j in range(after.size):
+            hidden[j] = _get(output, j)
+
+
+@_kernel
 def through_lstm_step(
     step, resets, gates, cells, tanh_cells, grad_outputs, grad_hidden, grad_cells, grad_gates, grad_bias
 ) -> None:

@@ -1,4 +1,6 @@
-"""An LSTM on the CPU in float32 that knows of resets: memory is zeroed inside the loop over time, at no cost.
+"""An LSTM on the CPU that knows of resets: in float32, and in bfloat16 for a single step without gradients.
+
+Memory is zeroed inside the loop over time, at no cost.
 
 The matrix products are torch's, over all steps at once where they can be; what stands between them is one pass per
 step (`cpu_kernels.py`). Formulas as in torch.nn.LSTM:
@@ -17,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from metta_train.policies import cpu_kernels
+from metta_train.policies.held_weights import held
 from metta_train.specs.recurrent_state import RecurrentState
 
 
@@ -32,6 +35,42 @@ def cpu_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
     parameters = [parameter for layer in lstm.all_weights for parameter in layer]
     outputs, hidden, cell = _Lstm.apply(inputs.contiguous(), *state.tensors, resets, *parameters)  # pyright: ignore[reportGeneralTypeIssues]
     return outputs, RecurrentState((hidden, cell))
+
+
+def suits_bfloat16_step(lstm: nn.LSTM, inputs: Tensor) -> bool:
+    """Whether `bfloat16_step` can take the place of `lstm(inputs)`."""
+    plain = lstm.bias and not lstm.bidirectional and lstm.proj_size == 0 and lstm.dropout == 0
+    single = inputs.shape[1] == 1 and not torch.is_grad_enabled()
+    casts = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    return plain and single and casts and inputs.device.type == "cpu"
+
+
+def bfloat16_step(
+    lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tensor
+) -> tuple[Tensor, RecurrentState]:
+    """What `recurrence.run_lstm` says of one step, `inputs [B, 1, I]`; products in bfloat16, memory in float32.
+
+    torch's kernel takes as long for what stands around its products as for them.
+    """
+    numbers = cpu_kernels.numbers_of
+    hidden, cells = (tensor.contiguous() for tensor in state.tensors)
+    hidden_after, cells_after = torch.empty_like(hidden), torch.empty_like(cells)
+    marks = resets[:, 0].contiguous().numpy()
+    outputs = inputs[:, 0].contiguous()
+    for index, (weight_inputs, weight_hidden, bias_inputs, bias_hidden) in enumerate(lstm.all_weights):
+        rows, size = outputs.shape
+        operands = outputs.new_empty(rows, size + lstm.hidden_size, dtype=torch.bfloat16)
+        cpu_kernels.lstm_operands(index, marks, numbers(outputs), numbers(hidden), numbers(operands))
+        sums = operands @ held(_side_by_side, weight_inputs, weight_hidden).t()
+        bias = held(torch.add, bias_inputs, bias_hidden)
+        outputs = operands.new_empty(rows, lstm.hidden_size)
+        tensors = (sums, bias, cells, hidden_after, cells_after, outputs)
+        cpu_kernels.lstm_cell(index, marks, *map(numbers, tensors))
+    return outputs.unsqueeze(1), RecurrentState((hidden_after, cells_after))
+
+
+def _side_by_side(weight_inputs: Tensor, weight_hidden: Tensor) -> Tensor:
+    return torch.cat([weight_inputs, weight_hidden], dim=1).to(torch.bfloat16)
 
 
 class _Layer:

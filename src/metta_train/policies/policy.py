@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from metta_train.policies.action_rows import EMBEDDING_ROWS, ActionRows
 from metta_train.policies.initialization import Initializer
+from metta_train.policies.recurrence import outputs_alone
 from metta_train.specs.action_table import ActionTable
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.random_streams import derived_seed
@@ -112,7 +113,8 @@ class Policy(nn.Module, ABC):
         self, observations: Tensor, actions: Tensor, state: RecurrentState, resets: Tensor
     ) -> ActionEvaluation:
         """Log-probs and entropy of stored `actions[B, T]` under the present weights."""
-        output = self(observations, state, resets)
+        with outputs_alone():
+            output = self(observations, state, resets)
         log_probs = functional.log_softmax(output.logits.float(), dim=-1)
         # An impossible action has p = 0 and log p = -inf, whose product is nan; its share of the entropy is 0.
         entropy = -(log_probs.exp() * log_probs.clamp_min(torch.finfo(torch.float32).min)).sum(dim=-1)

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor, nn
 
-from metta_train.policies.cpu_lstm import cpu_lstm, suits_cpu_lstm
+from metta_train.policies.cpu_lstm import bfloat16_step, cpu_lstm, suits_bfloat16_step, suits_cpu_lstm
 from metta_train.policies.held_signals import signals_held
 from metta_train.policies.initialization import Initializer, LstmBiasMode, LstmInputBias, Orthogonal, Zeros
 from metta_train.policies.watched import is_recorded, is_watched
 from metta_train.specs.recurrent_state import RecurrentState
+
+_state_is_read = ContextVar("state_is_read", default=True)
+
+
+@contextmanager
+def outputs_alone() -> Iterator[None]:
+    """Inside, nobody reads the state after the last step, so `run_lstm` may return NaN for it."""
+    token = _state_is_read.set(False)
+    try:
+        yield
+    finally:
+        _state_is_read.reset(token)
 
 
 def lstm_state_shapes(hidden_size: int, num_layers: int) -> tuple[tuple[int, int], tuple[int, int]]:
@@ -38,10 +52,11 @@ def lstm_initial_values(num_layers: int, bias_init: LstmBiasMode) -> dict[str, I
 def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tensor) -> tuple[Tensor, RecurrentState]:
     """T steps of B rows through a batch-first LSTM; row b is zeroed before step t where `resets[b, t]`.
 
-    In float32 on the CPU, `cpu_lstm.py` does it; recorded operations (`watched.recorded`) go cell by cell. Else all
-    rows go through torch's fused kernel as if they had no reset after their first step; what follows a reset is played
-    again from zeros and replaces that, one call for each step at which rows reset. One step costs one call and nothing
-    depends on the data.
+    On the CPU `cpu_lstm.py` does it in float32 and for a single step in bfloat16; recorded operations (`watched.recorded`) go cell by cell. Else all
+    rows go through torch's fused kernel as if they had no reset after their first step, and what follows a reset
+    replaces that: it starts from zeros in a row of its own, in the same call (`outputs_alone`), or, because the kernel
+    tells the state of all rows at the last step only, in one more call for each step at which rows reset. A single step
+    costs one call and nothing depends on the data.
 
     Args:
         lstm: `batch_first=True`, not bidirectional, no dropout.
@@ -56,9 +71,15 @@ def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
         return _run_cells(lstm, inputs, state, resets)
     if suits_cpu_lstm(lstm, inputs) and not is_watched(lstm):
         return cpu_lstm(lstm, inputs, state, resets)
+    if suits_bfloat16_step(lstm, inputs) and not is_watched(lstm):
+        return bfloat16_step(lstm, inputs, state, resets)
     state = state.zero_where(resets[:, 0])
     if inputs.shape[1] == 1:
         return _run_piece(lstm, inputs, state)
+    if not _state_is_read.get() and not is_watched(lstm):
+        return _run_in_rows_of_their_own(lstm, inputs, state, resets), RecurrentState(
+            tuple(torch.full_like(tensor, torch.nan) for tensor in state.tensors)
+        )
     columns = (resets[:, 1:].any(dim=0).nonzero().squeeze(1) + 1).tolist()  # waits for the device on CUDA
     if columns and is_watched(lstm):
         return _run_cut(lstm, inputs, state, resets, columns)
@@ -73,6 +94,28 @@ def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
         for final, tensor in zip(finals, again.tensors, strict=True):
             final[rows] = tensor
     return outputs, RecurrentState(finals)
+
+
+def _run_in_rows_of_their_own(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tensor) -> Tensor:
+    """Outputs `[B, T, H]`; the state has been zeroed for resets at the first step."""
+    num_rows, num_steps = resets.shape
+    inner = resets.clone()
+    inner[:, 0] = False
+    rows, firsts = inner.nonzero().unbind(1)  # K resets, row by row; waits for the device on CUDA
+    if not len(rows):
+        return _run_piece(lstm, inputs, state)[0]
+    steps = torch.arange(num_steps, device=inputs.device)
+    # What stands behind the end of the row repeats its last step, and nobody reads it.
+    moved = inputs[rows.unsqueeze(1), (firsts.unsqueeze(1) + steps).clamp_max(num_steps - 1)]
+    zeros = [tensor.new_zeros(len(rows), *tensor.shape[1:]) for tensor in state.tensors]
+    state = RecurrentState(tuple(torch.cat(pair) for pair in zip(state.tensors, zeros, strict=True)))
+    outputs, _ = _run_piece(lstm, torch.cat([inputs, moved]), state)
+    # Step t of row b is found at step t - f of row B + k, if reset k at step f is the last one of the row up to t.
+    latest = inner.flatten().cumsum(0).view_as(inner) - 1
+    after_reset = inner.cumsum(1) > 0
+    where = torch.where(after_reset, num_rows + latest, torch.arange(num_rows, device=inputs.device).unsqueeze(1))
+    when = torch.where(after_reset, steps - firsts[latest.clamp_min(0)], steps)
+    return outputs.flatten(0, 1).index_select(0, (where * num_steps + when).flatten()).view_as(outputs[:num_rows])
 
 
 def _run_cells(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tensor) -> tuple[Tensor, RecurrentState]:

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from metta_train.policies import cpu_kernels
 from metta_train.policies.convolution import convolved_side
+from metta_train.policies.held_weights import held
 from metta_train.policies.observation import PlacedTokens, TokenBox
 from metta_train.policies.watched import takes_cpu_kernels
 
@@ -52,6 +53,11 @@ def _has_plain_windows(convolution: nn.Conv2d) -> bool:
     return square and plain and convolution.bias is not None
 
 
+def _by_place(weight: Tensor) -> Tensor:
+    """`[k, k, in, out]` of `[out, in, k, k]`."""
+    return weight.detach().permute(2, 3, 1, 0).contiguous()
+
+
 class _TokenConvolution(torch.autograd.Function):
     """`[N, height, width, out_channels]`, float32 or bfloat16; the tokens have no gradient."""
 
@@ -68,7 +74,7 @@ class _TokenConvolution(torch.autograd.Function):
         dtype: torch.dtype,
     ) -> Tensor:
         out = weight.new_empty(len(tokens.ends), height, width, weight.shape[0], dtype=dtype)
-        by_place = weight.permute(2, 3, 1, 0).contiguous()
+        by_place = held(_by_place, weight)
         places = (tokens.places, tokens.values, tokens.ends)
         numbers = cpu_kernels.numbers_of
         cpu_kernels.convolve_places(*places, numbers(by_place), numbers(bias), stride, relu, numbers(out))

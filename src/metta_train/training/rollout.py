@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metta_train.envs.vector import VectorEnv, VectorStep
 from metta_train.experience.segment_buffer import SegmentBuffer, Segments, torch_dtype
+from metta_train.policies.held_weights import weights_held
 from metta_train.policies.policy import Policy
 from metta_train.specs.records import EpisodeRecord, PolicyStep, RolloutStats
 from metta_train.specs.recurrent_state import RecurrentState
@@ -129,8 +130,8 @@ class RolloutCollector:
         started = perf_counter()
         restarts = self._env.restarts
         self._env_seconds = 0.0
-        # One context for all steps: it casts the weights once.
-        with torch.inference_mode(), arithmetic(self._precision, self._device):
+        # One context for all steps: the weights are cast once.
+        with torch.inference_mode(), arithmetic(self._precision, self._device), weights_held():
             episodes = self._act_and_receive()
             bootstrap_values = self._bootstrap_values()
         # Outside of inference mode, so that what is trained on are ordinary tensors.

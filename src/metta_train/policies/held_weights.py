@@ -1,0 +1,39 @@
+"""Copies of weights in another type or order, made once while the weights do not move."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+_copies: ContextVar[dict[tuple[object, ...], Tensor] | None] = ContextVar("copies", default=None)
+
+
+@contextmanager
+def weights_held() -> Iterator[None]:
+    """Inside, in this thread, weights do not move: `held` makes every copy once."""
+    token = _copies.set({})
+    try:
+        yield
+    finally:
+        _copies.reset(token)
+
+
+def held(make: Callable[..., Tensor], *weights: Tensor) -> Tensor:
+    """`make(*weights)`, without a gradient; inside of `weights_held` perhaps that of an earlier call."""
+    copies = _copies.get()
+    if copies is None:
+        return make(*weights)
+    key = (make, *map(id, weights))
+    copy = copies.get(key)
+    if copy is None:
+        copy = copies[key] = make(*weights)
+    return copy
+
+
+def to_bfloat16(weight: Tensor) -> Tensor:
+    """For `held`."""
+    return weight.detach().to(torch.bfloat16)

@@ -23,7 +23,13 @@ from metta_train.ppo.diagnostics import approx_kl, clip_fraction
 from metta_train.ppo.losses import clipped_policy_loss, clipped_value_loss, value_loss
 from metta_train.specs.records import ActionEvaluation, HyperparameterValues
 from metta_train.training.config import PPOConfig, VtraceConfig
-from metta_train.training.learners.network_pass import NetworkInputs, NetworkPass, answers_of, trained_parameters
+from metta_train.training.learners.network_pass import (
+    Gradients,
+    NetworkInputs,
+    NetworkPass,
+    answers_of,
+    trained_parameters,
+)
 from metta_train.training.nonfinite import name_nonfinite
 from metta_train.training.optimizers import PolicyOptimizer
 from metta_train.training.precision import denormals_flushed
@@ -108,6 +114,7 @@ class GradientStep:
         kernel = device.type == "cuda" and record is None and puffer_kernel.available(device)
         self._compute_advantages = (puffer_kernel if kernel else torch_advantages).compute_advantages
         self._parameters = trained_parameters(policy)
+        self._gradients = Gradients(self._parameters)
 
     @denormals_flushed()
     def __call__(self, minibatch: Segments, returns: Tensor, weights: Tensor, values: HyperparameterValues) -> Tensor:
@@ -122,11 +129,11 @@ class GradientStep:
         Raises:
             NonFiniteStepError: on the CPU.
         """
-        means, gradients = self._gradients(minibatch, returns, weights, values)
-        for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = gradient
+        means, playing = self._compute(minibatch, returns, weights, values)
+        for parameter, view, plays in zip(self._parameters, self._gradients.views, playing, strict=True):
+            parameter.grad = view if plays else None
         means[Column.TOTAL_LOSS] += self._regularize(means, values)
-        grad_norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._ppo.max_grad_norm)
+        grad_norm = self._clip_grad_norm()
         finite = torch.isfinite(means[Column.TOTAL_LOSS]) & torch.isfinite(grad_norm)
         if self._looks:
             if not bool(finite):
@@ -135,7 +142,7 @@ class GradientStep:
         else:
             self._optimizer.step(leave_out=~finite, threads=self._threads)
         clip_weights(self._policy, self._anchors, self._clip_range)
-        return torch.cat([means, grad_norm.detach().reshape(1)])
+        return torch.cat([means, grad_norm.reshape(1)])
 
     def advantages(self, segments: Segments, ratio: Tensor) -> Tensor:
         """`[S, T]`, for the ratios `[S, T]` of the present weights to those that acted."""
@@ -153,40 +160,42 @@ class GradientStep:
             c_clip=self._vtrace.vtrace_c_clip,
         )
 
-    def _gradients(
+    def _compute(
         self, minibatch: Segments, returns: Tensor, weights: Tensor, values: HyperparameterValues
-    ) -> tuple[Tensor, Sequence[Tensor | None]]:
-        """The columns before GRAD_NORM, and the gradient of each parameter; None where it plays no part."""
+    ) -> tuple[Tensor, Sequence[bool]]:
+        """The columns before GRAD_NORM, and which parameters play a part; fills the gradients."""
         coefficients = (values.ppo_clip_coef, values.ppo_vf_clip_coef, values.ppo_ent_coef)
         if self._record is None:
-            return self._compute_gradients(minibatch, returns, weights, _Coefficients(*coefficients))
+            return self._compute_into(self._gradients, minibatch, returns, weights, _Coefficients(*coefficients))
         if self._recording is None:
             self._recording = Recording("the gradient step", self._recorded_gradients(minibatch), self._record)
         # Filled on the device: a copy from ordinary memory could wait.
         numbers = torch.stack([returns.new_full((), coefficient) for coefficient in coefficients])
-        means, *gradients = self._recording(*minibatch.tensors(), returns, weights, numbers)
-        remaining = iter(gradients)
-        return means, [next(remaining) if plays else None for plays in self._playing]
+        means, gradients = self._recording(*minibatch.tensors(), returns, weights, numbers)
+        self._gradients.flat.copy_(gradients)
+        return means, self._playing
 
     def _recorded_gradients(self, example: Segments) -> Callable[..., Sequence[Tensor]]:
-        def gradients(*inputs: Tensor) -> Sequence[Tensor]:
+        def compute(*inputs: Tensor) -> Sequence[Tensor]:
             *tensors, returns, weights, coefficients = inputs
             remaining = iter(tensors)
             minibatch = example.map(lambda _: next(remaining))
-            means, found = self._compute_gradients(minibatch, returns, weights, _Coefficients(*coefficients.unbind()))
-            self._playing = [gradient is not None for gradient in found]
-            return [means, *(gradient for gradient in found if gradient is not None)]
+            found = Gradients(self._parameters)
+            means, self._playing = self._compute_into(
+                found, minibatch, returns, weights, _Coefficients(*coefficients.unbind())
+            )
+            return means, found.flat
 
-        return gradients
+        return compute
 
-    def _compute_gradients(
-        self, minibatch: Segments, returns: Tensor, weights: Tensor, coefficients: _Coefficients
-    ) -> tuple[Tensor, list[Tensor | None]]:
+    def _compute_into(
+        self, into: Gradients, minibatch: Segments, returns: Tensor, weights: Tensor, coefficients: _Coefficients
+    ) -> tuple[Tensor, Sequence[bool]]:
         said = self._network.forward(NetworkInputs.of(minibatch))
         evaluation = ActionEvaluation(*(tensor.requires_grad_() for tensor in answers_of(said)))
         losses = self._losses(minibatch, evaluation, returns, weights, coefficients)
         grads = torch.autograd.grad(losses[Column.TOTAL_LOSS], answers_of(evaluation))
-        return losses.detach(), self._network.backward(ActionEvaluation(*grads))
+        return losses.detach(), self._network.backward(ActionEvaluation(*grads), into)
 
     def _losses(
         self,
@@ -232,6 +241,16 @@ class GradientStep:
                 means[slot] = penalty.detach()
                 total = total + penalty.detach()
         return total
+
+    def _clip_grad_norm(self) -> Tensor:
+        """torch.nn.utils.clip_grad_norm_ over one tensor: the norm before, scalar."""
+        for parameter, view in zip(self._parameters, self._gradients.views, strict=True):
+            if parameter.grad is not None and parameter.grad is not view:  # of a penalty alone
+                view.copy_(parameter.grad)
+                parameter.grad = view
+        norm = torch.linalg.vector_norm(self._gradients.flat)
+        self._gradients.flat.mul_((self._ppo.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
+        return norm
 
     def _name_of_nonfinite(self, means: Tensor) -> str:
         losses = [(Column(column).name.lower(), means[column]) for column in range(1, Column.GRAD_NORM)]

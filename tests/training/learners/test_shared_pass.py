@@ -23,7 +23,7 @@ from metta_train.specs.records import ActionEvaluation
 from metta_train.training.batching import BatchPlan
 from metta_train.training.learners import shared_pass
 from metta_train.training.learners.build import build_network_pass
-from metta_train.training.learners.network_pass import NetworkInputs, OwnPass, added, answers_of, joined, part_of
+from metta_train.training.learners.network_pass import Gradients, NetworkInputs, OwnPass, answers_of, joined, part_of
 from metta_train.training.learners.shared_pass import SharedPass
 from tests.envs.test_workers import alive, assert_all_end
 from tests.fakes.failing_policy import DIES, EXHAUSTS, HANGS, RAISES, FailingPolicy
@@ -78,18 +78,21 @@ def test_shares_are_what_one_process_says_of_them_to_the_bit(name: str, precisio
     with share(policy, partial(build, name), precision=precision, piece_segments=piece_segments) as learners:
         for seed in range(2):
             inputs, grads = NetworkInputs.of(segments_for(name, policy, seed)), some_grads(seed)
-            evaluation, gradients = learners.forward(inputs), learners.backward(grads)
-            said, sums = [], None
+            gradients, sums, part = (Gradients(list(policy.parameters())) for _ in range(3))
+            evaluation = learners.forward(inputs)
+            playing = learners.backward(grads, gradients)
+            said = []
             for rows in (OWN, FIRST, slice(5, 6)):
                 said.append(own.forward(inputs.part(rows)))
-                found = own.backward(part_of(grads, rows))
-                sums = found if sums is None else [added(*pair) for pair in zip(sums, found, strict=True)]
-            assert sums is not None
+                assert own.backward(part_of(grads, rows), part) == playing
+                sums.flat.add_(part.flat)
+            assert gradients.flat.abs().max() > 0
             for ours, theirs in zip(answers_of(evaluation), answers_of(joined(said)), strict=True):
                 assert torch.equal(ours, theirs)
-            for parameter, ours, theirs in zip(dict(policy.named_parameters()), gradients, sums, strict=True):
-                assert (ours is None) == (theirs is None), parameter
-                assert ours is None or theirs is None or torch.equal(ours, theirs), parameter
+            for parameter, ours, theirs in zip(
+                dict(policy.named_parameters()), gradients.views, sums.views, strict=True
+            ):
+                assert torch.equal(ours, theirs), parameter
             # Whoever moves the weights moves them for the learners too.
             with torch.no_grad():
                 for parameter, other in zip(policy.parameters(), twin.parameters(), strict=True):
@@ -123,7 +126,8 @@ def failing_pass(check: Callable[[], None] = lambda: None) -> tuple[SharedPass, 
     segments = segments.select(torch.arange(SEGMENTS))
     learners = share(failing, partial(FailingPolicy, policy.spec), horizon=HORIZON, check=check)
     learners.forward(NetworkInputs.of(segments))
-    learners.backward(ActionEvaluation(*(torch.ones(SEGMENTS, HORIZON) for _ in range(3))))
+    ones = ActionEvaluation(*(torch.ones(SEGMENTS, HORIZON) for _ in range(3)))
+    learners.backward(ones, Gradients(list(failing.parameters())))
     return learners, segments
 
 
@@ -203,7 +207,7 @@ def test_close_ends_learners_that_still_start() -> None:
     assert time.monotonic() - started < 10
     assert not any(alive(pid) for pid in learners.pids)
     with pytest.raises(AssertionError, match="ended"):
-        learners.backward(some_grads(0))
+        learners.backward(some_grads(0), Gradients(list(policy.parameters())))
 
 
 def test_requests_to_stop_are_the_trainers_to_handle() -> None:

@@ -12,7 +12,7 @@ from metta_train.envs.packed_arrays import ArrayLayout, packed_arrays, packed_by
 from metta_train.policies.policy import Policy
 from metta_train.specs.records import ActionEvaluation
 from metta_train.specs.recurrent_state import RecurrentState
-from metta_train.training.learners.network_pass import NetworkInputs, trained_parameters
+from metta_train.training.learners.network_pass import Gradients, NetworkInputs, trained_parameters
 
 
 def weights_bytes(policy: Policy) -> int:
@@ -38,7 +38,7 @@ class LearnerMemory:
     inputs: NetworkInputs
     evaluation: ActionEvaluation  # what the learner says
     grads: ActionEvaluation  # of that
-    gradients: tuple[Tensor, ...]  # of each trained parameter
+    gradients: Gradients
 
     @staticmethod
     def num_bytes(policy: Policy, segments: int, horizon: int) -> int:
@@ -56,7 +56,7 @@ class LearnerMemory:
             ),
             evaluation=ActionEvaluation(*(next(remaining) for _ in range(3))),
             grads=ActionEvaluation(*(next(remaining) for _ in range(3))),
-            gradients=tuple(remaining),
+            gradients=Gradients(trained_parameters(policy), next(remaining)),
         )
 
 
@@ -69,7 +69,7 @@ def _share_layouts(policy: Policy, segments: int, horizon: int) -> list[ArrayLay
         ("bool", grid),
         *(("float32", (segments, *shape)) for shape in policy.state_shapes),
         *[("float32", grid)] * 6,
-        *((_numpy_name(parameter), tuple(parameter.shape)) for parameter in trained_parameters(policy)),
+        ("float32", (sum(parameter.numel() for parameter in trained_parameters(policy)),)),
     ]
 
 

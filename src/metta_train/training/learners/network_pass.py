@@ -41,6 +41,21 @@ class NetworkInputs:
         return NetworkInputs(self.observations[rows], self.actions[rows], self.resets[rows], self.state.rows(rows))
 
 
+class Gradients:
+    """Of the trained parameters, one after the other in `flat`, with a view of each.
+
+    Args:
+        parameters: in the policy's order, float32.
+        flat: `[P]`; zeros without it.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], flat: Tensor | None = None) -> None:
+        sizes = [parameter.numel() for parameter in parameters]
+        self.flat = parameters[0].new_zeros(sum(sizes)) if flat is None else flat
+        shapes = [parameter.shape for parameter in parameters]
+        self.views = [part.view(shape) for part, shape in zip(self.flat.split(sizes), shapes, strict=True)]
+
+
 class NetworkPass(ABC):
     """Every `forward` is followed by one `backward`."""
 
@@ -53,11 +68,12 @@ class NetworkPass(ABC):
         """The evaluation `[m, T]` of the stored actions; it carries no gradient."""
 
     @abstractmethod
-    def backward(self, grads: ActionEvaluation) -> list[Tensor | None]:
-        """The gradient of each trained parameter, in the policy's order; None where it plays no part.
+    def backward(self, grads: ActionEvaluation, into: Gradients) -> Sequence[bool]:
+        """Compute the gradients; says of each trained parameter whether it plays a part.
 
         Args:
             grads: `[m, T]`, of what `forward` returned.
+            into: filled; zeros for parameters that play no part.
         """
 
     @abstractmethod
@@ -101,16 +117,23 @@ class OwnPass(NetworkPass):
         self._evaluated = inputs, found[0] if at_once else None
         return joined([detached(evaluation) for evaluation in found])
 
-    def backward(self, grads: ActionEvaluation) -> list[Tensor | None]:
+    def backward(self, grads: ActionEvaluation, into: Gradients) -> Sequence[bool]:
         assert self._evaluated is not None, "backward without a forward"
         (inputs, kept), self._evaluated = self._evaluated, None
-        if kept is not None:
-            return self._gradients(kept, grads)
-        sums: list[Tensor | None] = [None] * len(self._parameters)
+        playing = [False] * len(self._parameters)
         for piece in self._pieces(inputs):
-            gradients = self._gradients(self._evaluate(inputs.part(piece)), part_of(grads, piece))
-            sums = [added(*pair) for pair in zip(sums, gradients, strict=True)]
-        return sums
+            evaluation = self._evaluate(inputs.part(piece)) if kept is None else kept
+            found = self._gradients(evaluation, part_of(grads, piece))
+            for index, (view, gradient) in enumerate(zip(into.views, found, strict=True)):
+                if gradient is not None and playing[index]:
+                    view.add_(gradient)
+                elif gradient is not None:
+                    view.copy_(gradient)
+                    playing[index] = True
+        for view, plays in zip(into.views, playing, strict=True):
+            if not plays:
+                view.zero_()
+        return playing
 
     def close(self) -> None:
         pass
@@ -123,27 +146,18 @@ class OwnPass(NetworkPass):
         with arithmetic(self._precision, inputs.actions.device):
             return self._policy.evaluate_actions(inputs.observations, inputs.actions, inputs.state, inputs.resets)
 
-    def _gradients(self, evaluation: ActionEvaluation, grads: ActionEvaluation) -> list[Tensor | None]:
+    def _gradients(self, evaluation: ActionEvaluation, grads: ActionEvaluation) -> Sequence[Tensor | None]:
         pairs = zip(answers_of(evaluation), answers_of(grads), strict=True)
         trained = [(answer, grad) for answer, grad in pairs if answer.requires_grad]
         with signals_held():
-            gradients = torch.autograd.grad(
+            return torch.autograd.grad(
                 [answer for answer, _ in trained], self._parameters, [grad for _, grad in trained], allow_unused=True
             )
-        # Copied: autograd may give the same memory to two parameters, or memory in another order.
-        return [None if g is None else g.clone(memory_format=torch.contiguous_format) for g in gradients]
 
 
 def trained_parameters(policy: Policy) -> list[torch.nn.Parameter]:
     """Those that need a gradient, in the policy's order."""
     return [parameter for parameter in policy.parameters() if parameter.requires_grad]
-
-
-def added(so_far: Tensor | None, gradient: Tensor | None) -> Tensor | None:
-    """Of one parameter; `so_far` becomes the sum."""
-    if so_far is None or gradient is None:
-        return gradient if so_far is None else so_far
-    return so_far.add_(gradient)
 
 
 def answers_of(evaluation: ActionEvaluation) -> tuple[Tensor, Tensor, Tensor]:

@@ -55,11 +55,7 @@ def _serve(trainer: Connection, weights_block: int, share_block: int) -> None:
                     place.copy_(answer)
                 trainer.send(Evaluated())
             case Backward():
-                gradients = network.backward(share.grads)
-                for place, gradient in zip(share.gradients, gradients, strict=True):
-                    if gradient is not None:
-                        place.copy_(gradient)
-                trainer.send(Differentiated(tuple(gradient is not None for gradient in gradients)))
+                trainer.send(Differentiated(tuple(network.backward(share.grads, share.gradients))))
 
 
 def _configure_torch(plan: LearnerPlan) -> None:

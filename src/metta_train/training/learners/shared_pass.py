@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
-from torch import Tensor
 
 from metta_train.envs.child_process import KILL_SECONDS, ChildProcess, stop_children
 from metta_train.envs.shared_block import SharedBlock
@@ -36,10 +35,10 @@ from metta_train.training.learners.messages import (
     Ready,
 )
 from metta_train.training.learners.network_pass import (
+    Gradients,
     NetworkInputs,
     NetworkPass,
     OwnPass,
-    added,
     answers_of,
     joined,
     part_of,
@@ -148,20 +147,18 @@ class SharedPass(NetworkPass):
             found.append(learner.memory.evaluation)
         return joined(found)
 
-    def backward(self, grads: ActionEvaluation) -> list[Tensor | None]:
+    def backward(self, grads: ActionEvaluation, into: Gradients) -> Sequence[bool]:
         for learner in self._learners:
             share = part_of(grads, learner.rows)
             for place, tensor in zip(answers_of(learner.memory.grads), answers_of(share), strict=True):
                 place.copy_(tensor)
             self._tell(learner, Backward())
-        sums = self._own.backward(part_of(grads, self._own_rows))
+        playing = self._own.backward(part_of(grads, self._own_rows), into)
         for learner in self._learners:
-            playing = self._await(learner, Differentiated).playing
-            for index, plays in enumerate(playing):
-                if plays:
-                    gradient = learner.memory.gradients[index]
-                    sums[index] = gradient.clone() if sums[index] is None else added(sums[index], gradient)
-        return sums
+            others = self._await(learner, Differentiated).playing
+            into.flat.add_(learner.memory.gradients.flat)
+            playing = [own or other for own, other in zip(playing, others, strict=True)]
+        return playing
 
     def close(self) -> None:
         self._stop()

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
-from metta_train.policies.single_output import single_output
+from metta_train.policies.single_output import single_output, single_output_behind
 
 
 def results(run, linear, inputs, downstream):
@@ -29,6 +30,65 @@ def test_values_and_gradients_equal_those_of_torch(rows, size):
     fast = results(lambda x: single_output(linear, x), linear, inputs, downstream)
     for one, other in zip(fast, results(linear, linear, inputs, downstream), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-5)
+
+
+def results_of_both(run, layers, inputs, downstream):
+    """Values and gradients of two layers."""
+    layers.zero_grad()
+    leaf = inputs.clone().requires_grad_()
+    outputs = run(leaf)
+    (outputs.float() * downstream).sum().backward()
+    return [outputs.detach().float(), leaf.grad, *(parameter.grad.clone() for parameter in layers.parameters())]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    rows=st.integers(1, 70),
+    inputs=st.integers(1, 20),
+    size=st.integers(1, 200),
+    activation=st.sampled_from([torch.tanh, functional.relu, functional.gelu]),
+)
+def test_with_the_layer_before_it_values_and_gradients_equal_those_of_torch(rows, inputs, size, activation):
+    torch.manual_seed(0)
+    hidden, linear = nn.Linear(inputs, size), nn.Linear(size, 1)
+    layers = nn.ModuleList([hidden, linear])
+    x, downstream = torch.randn(rows, inputs), torch.randn(rows, 1)
+    fast = results_of_both(lambda x: single_output_behind(linear, hidden, activation, x), layers, x, downstream)
+    plain = results_of_both(lambda x: linear(activation(hidden(x))), layers, x, downstream)
+    assert len(fast) == 6
+    for one, other in zip(fast, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=3e-5)
+
+
+@pytest.mark.parametrize("activation", [torch.tanh, functional.relu])
+def test_with_the_layer_before_it_under_autocast_it_is_as_exact_as_torch(activation):
+    torch.manual_seed(0)
+    hidden, linear = nn.Linear(128, 512), nn.Linear(512, 1)
+    layers = nn.ModuleList([hidden, linear])
+    inputs, downstream = torch.randn(40, 128), torch.randn(40, 1)
+
+    def under_autocast(run):
+        def inside(x):
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return run(x)
+
+        return results_of_both(inside, layers, inputs, downstream)
+
+    exact = results_of_both(lambda x: linear(activation(hidden(x))), layers, inputs, downstream)
+    fast = under_autocast(lambda x: single_output_behind(linear, hidden, activation, x))
+    plain = under_autocast(lambda x: linear(activation(hidden(x))))
+    for one, other, truth in zip(fast, plain, exact, strict=True):
+        assert (one - truth).abs().mean() <= 1.1 * (other - truth).abs().mean() + 1e-6
+
+
+def test_hooks_on_either_layer_are_heard():
+    inputs = torch.randn(5, 3)
+    hidden, linear, heard = nn.Linear(3, 4), nn.Linear(4, 1), []
+    hidden.register_forward_hook(lambda *_: heard.append("hidden"))
+    linear.register_forward_hook(lambda *_: heard.append("linear"))
+    outputs = single_output_behind(linear, hidden, torch.tanh, inputs)
+    assert heard == ["hidden", "linear"]
+    torch.testing.assert_close(outputs, linear(torch.tanh(hidden(inputs))))
 
 
 def test_under_autocast_it_is_more_exact_than_torch():

@@ -42,13 +42,14 @@ def activated_linear(linear: nn.Linear, activation: Callable[[Tensor], Tensor], 
     if torch.is_autocast_enabled("cpu"):
         inputs = inputs.to(torch.get_autocast_dtype("cpu"))
     if not torch.is_grad_enabled():
-        return _outputs(inputs, _weight_for(inputs, linear.weight), linear.bias, kernels)
+        return _outputs(inputs, weight_for(inputs, linear.weight), linear.bias, kernels)
     outputs = _ActivatedLinear.apply(inputs, linear.weight, linear.bias, kernels)
     assert isinstance(outputs, Tensor)
     return outputs
 
 
-def _weight_for(inputs: Tensor, weight: Tensor) -> Tensor:
+def weight_for(inputs: Tensor, weight: Tensor) -> Tensor:
+    """A weight in the type of the inputs that it is multiplied by, without a gradient."""
     return held(to_bfloat16, weight) if inputs.dtype == torch.bfloat16 else weight.detach().to(inputs.dtype)
 
 
@@ -69,7 +70,7 @@ class _ActivatedLinear(torch.autograd.Function):
         bias: Tensor,
         kernels: _Kernels,
     ) -> Tensor:
-        weight_here = _weight_for(inputs, weight)
+        weight_here = weight_for(inputs, weight)
         outputs = _outputs(inputs, weight_here, bias, kernels)
         ctx.save_for_backward(inputs, weight_here, outputs)
         ctx.kernels = kernels

@@ -172,6 +172,44 @@ def through_weighted_sums(grad, inputs, weight, grad_inputs, grad_weight) -> Non
 
 
 @_kernel
+def value_of_sums(relu, sums, bias, weight, value_bias, out) -> None:
+    """Sums <- relu or tanh of (sums + bias), out[n] <- value_bias + sum over j of sums[n, j] weight[j]."""
+    for n in range(sums.shape[0]):
+        row = sums[n]
+        if relu:
+            for j in range(row.size):
+                _put(row, j, _relu(_get(row, j) + bias[j]))
+        else:
+            for j in range(row.size):
+                _put(row, j, _tanh(_get(row, j) + bias[j]))
+        total = np.float32(0)
+        for j in range(row.size):
+            total += _get(row, j) * weight[j]
+        out[n] = total + value_bias
+
+
+@_kernel
+def through_value_of_sums(relu, grad, outputs, weight, grad_sums, grad_bias, grad_weight) -> None:
+    """The way back: grad_sums filled, grad_bias and grad_weight added to; `outputs` are the sums of the way there."""
+    for n in range(outputs.shape[0]):
+        output_row, sum_row, slope = outputs[n], grad_sums[n], grad[n]
+        if relu:
+            for j in range(output_row.size):
+                output = _get(output_row, j)
+                value = np.float32(0) if output <= np.float32(0) else slope * weight[j]
+                _put(sum_row, j, value)
+                grad_bias[j] += value
+                grad_weight[j] += slope * output
+        else:
+            for j in range(output_row.size):
+                output = _get(output_row, j)
+                value = slope * weight[j] * (np.float32(1) - output * output)
+                _put(sum_row, j, value)
+                grad_bias[j] += value
+                grad_weight[j] += slope * output
+
+
+@_kernel
 def place_tokens(tokens, cells, first_channels, channel_offsets, scaled_values, board, places, values, ends) -> int:
     """The tokens that a box would show, row after row.
 

@@ -1,18 +1,21 @@
-"""A linear layer with one output, such as a value head: a weighted sum of each row, for which a matrix product is slow.
+"""A linear layer with one output, such as a value head: a weighted sum, for which a matrix product is slow.
 
-On the CPU it reads its inputs once forward and once backward (`cpu_kernels.py`); the output is float32 also under
-bfloat16 autocast.
+On the CPU it reads its inputs once forward and once backward (`cpu_kernels.py`), in the same pass as the activation of
+the layer before it where that has no other reader; the output is float32 also under bfloat16 autocast.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn import functional
 
 from metta_train.policies import cpu_kernels
+from metta_train.policies.activated_linear import activated_linear, weight_for
 from metta_train.policies.watched import takes_cpu_kernels
 
 
@@ -26,6 +29,63 @@ def single_output(linear: nn.Linear, inputs: Tensor) -> Tensor:
     outputs = _SingleOutput.apply(inputs, linear.weight, linear.bias)
     assert isinstance(outputs, Tensor)
     return outputs
+
+
+def single_output_behind(
+    linear: nn.Linear, hidden: nn.Linear, activation: Callable[[Tensor], Tensor], inputs: Tensor
+) -> Tensor:
+    """`linear(activation(hidden(inputs)))` `[N, 1]`; fast for `functional.relu` and `torch.tanh`."""
+    assert linear.out_features == 1
+    known = activation in (functional.relu, torch.tanh) and linear.bias is not None and hidden.bias is not None
+    if not known or not takes_cpu_kernels(inputs, linear, hidden):
+        return single_output(linear, activated_linear(hidden, activation, inputs))
+    if torch.is_autocast_enabled("cpu"):
+        inputs = inputs.to(torch.get_autocast_dtype("cpu"))
+    parameters = (hidden.weight, hidden.bias, linear.weight, linear.bias)
+    outputs = _SingleOutputBehind.apply(inputs, *parameters, activation is functional.relu)
+    assert isinstance(outputs, Tensor)
+    return outputs
+
+
+class _SingleOutputBehind(torch.autograd.Function):
+    """`[N, in]`, float32 or bfloat16 -> `[N, 1]` float32; the parameters are float32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401  # torch's context, which has no public type
+        inputs: Tensor,
+        hidden_weight: Tensor,
+        hidden_bias: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        relu: bool,  # autograd functions take no keywords
+    ) -> Tensor:
+        numbers = cpu_kernels.numbers_of
+        weight_here = weight_for(inputs, hidden_weight)
+        hidden = inputs @ weight_here.t()
+        out = inputs.new_empty(inputs.shape[0], 1, dtype=torch.float32)
+        arrays = (numbers(hidden), numbers(hidden_bias), numbers(weight)[0], numbers(bias)[0], numbers(out)[:, 0])
+        cpu_kernels.value_of_sums(relu, *arrays)
+        ctx.save_for_backward(inputs, weight_here, weight, hidden)
+        ctx.relu = relu
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        inputs, hidden_weight, weight, hidden = ctx.saved_tensors
+        numbers = cpu_kernels.numbers_of
+        grad_sums, grad_bias, grad_weight = (
+            torch.empty_like(hidden),
+            torch.zeros(weight.shape[1]),
+            torch.zeros_like(weight),
+        )
+        sums = (numbers(grad_sums), numbers(grad_bias), numbers(grad_weight)[0])
+        cpu_kernels.through_value_of_sums(
+            ctx.relu, numbers(grad.contiguous())[:, 0], numbers(hidden), numbers(weight)[0], *sums
+        )
+        grad_inputs = grad_sums @ hidden_weight if ctx.needs_input_grad[0] else None
+        return grad_inputs, (grad_sums.t() @ inputs).float(), grad_bias, grad_weight, grad.sum(dim=0), None
 
 
 class _SingleOutput(torch.autograd.Function):

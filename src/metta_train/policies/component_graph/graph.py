@@ -17,7 +17,7 @@ from metta_train.policies.observation import TokenBox
 from metta_train.policies.policy import Policy
 from metta_train.policies.recurrence import run_lstm
 from metta_train.policies.settings import nearest, validated
-from metta_train.policies.single_output import single_output
+from metta_train.policies.single_output import single_output, single_output_behind
 from metta_train.policies.token_convolution import convolve_tokens
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.records import PolicyOutput
@@ -122,20 +122,22 @@ class ComponentGraph(Policy):
 def _runner(name: str, components: Mapping[str, ComponentConfig], built: Mapping[str, Built]) -> Callable[..., Tensor]:
     """The module of a component and its activation; where there is a faster way to compute the same, that one.
 
-    A convolution that alone reads a token box takes the box's tokens instead of it.
+    A convolution that alone reads a token box takes the box's tokens instead of it, and a value head that alone reads
+    an activated layer takes that layer's inputs: what is between is left to the reader.
     """
     module, activation = built[name].module, built[name].activation
-    if isinstance(module, TokenBox) and _reader_of_tokens(name, components, built) is not None:
+    if _is_left_to_its_reader(name, components, built):
         return _as_they_are
     if activation is not None and isinstance(module, nn.Linear):
         return partial(activated_linear, module, activation)
+    source = next(iter(_sources(components[name]))).name
+    left = built[source] if source in built and _is_left_to_its_reader(source, components, built) else None
     if isinstance(module, nn.Linear) and module.out_features == 1:
+        if left is not None and isinstance(left.module, nn.Linear) and left.activation is not None:
+            return partial(single_output_behind, module, left.module, left.activation)
         return partial(single_output, module)
-    sources = list(_sources(components[name]))
-    if isinstance(module, nn.Conv2d) and sources[0].name in built:
-        box = built[sources[0].name].module
-        if isinstance(box, TokenBox) and _reader_of_tokens(sources[0].name, components, built) == name:
-            return partial(convolve_tokens, module, activation, box)
+    if isinstance(module, nn.Conv2d) and left is not None and isinstance(left.module, TokenBox):
+        return partial(convolve_tokens, module, activation, left.module)
     return module if activation is None else partial(_activated, module, activation)
 
 
@@ -143,16 +145,21 @@ def _activated(module: nn.Module, activation: Callable[[Tensor], Tensor], *input
     return activation(module(*inputs))
 
 
-def _reader_of_tokens(box: str, components: Mapping[str, ComponentConfig], built: Mapping[str, Built]) -> str | None:
-    """The convolution that is the only reader of the whole box."""
-    readers = [(name, source) for name in built for source in _sources(components[name]) if source.name == box]
-    name, source = readers[0]
-    alone = len(readers) == 1 and source.slice is None
-    return name if alone and isinstance(built[name].module, nn.Conv2d) else None
+def _is_left_to_its_reader(name: str, components: Mapping[str, ComponentConfig], built: Mapping[str, Built]) -> bool:
+    """Whether the only reader of a component, which reads all of it, computes it too."""
+    readers = [(other, source) for other in built for source in _sources(components[other]) if source.name == name]
+    if len(readers) != 1 or readers[0][1].slice is not None:
+        return False
+    component, reader = built[name], built[readers[0][0]]
+    if isinstance(component.module, TokenBox):
+        return isinstance(reader.module, nn.Conv2d)
+    is_value_head = isinstance(reader.module, nn.Linear) and reader.module.out_features == 1
+    plain_head = is_value_head and reader.activation is None
+    return plain_head and isinstance(component.module, nn.Linear) and component.activation is not None
 
 
-def _as_they_are(tokens: Tensor) -> Tensor:
-    return tokens
+def _as_they_are(inputs: Tensor) -> Tensor:
+    return inputs
 
 
 def _build(config: ComponentConfig, site: Site) -> Built:

@@ -17,7 +17,7 @@ from metta_train.policies.initialization import EmbeddingMaxAbs, LstmBiasMode, O
 from metta_train.policies.observation import TokenBox, token_observation
 from metta_train.policies.py_agents.py_agent import PyAgent
 from metta_train.policies.recurrence import lstm_initial_values, lstm_state_shapes, run_lstm
-from metta_train.policies.single_output import single_output
+from metta_train.policies.single_output import single_output_behind
 from metta_train.policies.token_convolution import convolve_tokens
 from metta_train.specs.config_model import ConfigModel
 from metta_train.specs.environment_spec import EnvironmentSpec
@@ -80,7 +80,7 @@ class Fast(PyAgent):
         x, state = run_lstm(self.core, x.unflatten(0, rows_and_steps), state, resets)
         x = x.flatten(0, 1)
 
-        values = single_output(self.value, activated_linear(self.critic_1, torch.tanh, x))
+        values = single_output_behind(self.value, self.critic_1, torch.tanh, x)
         hidden = activated_linear(self.actor_1, functional.relu, x)
         logits = self.action(hidden, self.action_embeds(self.active_rows))
         return PolicyOutput(

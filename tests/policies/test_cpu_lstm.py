@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from metta_train.policies.cpu_lstm import cpu_lstm, suits_cpu_lstm
+from metta_train.policies.cpu_lstm import bfloat16_step, cpu_lstm, suits_bfloat16_step, suits_cpu_lstm
 from metta_train.specs.recurrent_state import RecurrentState
 
 
@@ -122,3 +122,53 @@ def test_lower_precisions_are_left_to_torch():
     assert not suits_cpu_lstm(lstm, torch.zeros(1, 1, 3, dtype=torch.bfloat16))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not suits_cpu_lstm(lstm, torch.zeros(1, 1, 3))
+
+
+def test_a_single_step_in_bfloat16_is_taken_without_gradients_only():
+    lstm, one, two = nn.LSTM(3, 4, batch_first=True), torch.zeros(5, 1, 3), torch.zeros(5, 2, 3)
+    with torch.no_grad():
+        assert not suits_bfloat16_step(lstm, one)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert suits_bfloat16_step(lstm, one)
+            assert not suits_bfloat16_step(lstm, two)
+            assert not suits_bfloat16_step(nn.LSTM(3, 4, bias=False), one)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not suits_bfloat16_step(lstm, one)
+
+
+@pytest.mark.parametrize("input_dtype", [torch.float32, torch.bfloat16])
+def test_single_steps_in_bfloat16_are_as_exact_as_torchs(input_dtype):
+    """Twenty steps, each from the memory of the one before, with resets between them."""
+    generator = torch.Generator().manual_seed(0)
+    lstm = nn.LSTM(24, 40, num_layers=2, batch_first=True)
+    with torch.no_grad():
+        for parameter in lstm.parameters():
+            parameter.uniform_(-0.5, 0.5, generator=generator)
+    inputs = torch.randn(30, 20, 24, generator=generator).bfloat16()
+    resets = torch.rand(30, 20, generator=generator) < 0.1
+    first = RecurrentState(tuple(torch.randn(30, 2, 40, generator=generator).bfloat16().float() for _ in range(2)))
+
+    def through(step):
+        state, outputs = first, []
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            for t in range(20):
+                output, state = step(inputs[:, t : t + 1].to(input_dtype), state, resets[:, t : t + 1])
+                outputs.append(output)
+        return torch.cat(outputs, dim=1), state
+
+    def torchs(one, state, opens):
+        hidden, cell = (tensor.transpose(0, 1).contiguous() for tensor in state.zero_where(opens[:, 0]).tensors)
+        output, after = lstm(one, (hidden, cell))
+        return output, RecurrentState(tuple(tensor.transpose(0, 1).float() for tensor in after))
+
+    fast = through(lambda *arguments: bfloat16_step(lstm, *arguments))
+    plain = through(torchs)
+    lstm.double()
+    double = RecurrentState(tuple(tensor.double() for tensor in first.tensors))
+    with torch.no_grad():
+        exact = textbook(lstm, inputs.double(), double, resets)
+    assert fast[0].dtype == torch.bfloat16 and fast[1].tensors[0].dtype == torch.float32
+    pairs = zip((fast[0], *fast[1].tensors), (plain[0], *plain[1].tensors), (exact[0], *exact[1].tensors), strict=True)
+    for one, other, truth in pairs:
+        error, torchs_error = (one.double() - truth).abs().mean(), (other.double() - truth).abs().mean()
+        assert 0 < error < 1.5 * torchs_error and error < 0.02

@@ -6,9 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.profiler import profile
 
 from metta_train.policies.initialization import LstmBiasMode
-from metta_train.policies.recurrence import lstm_initial_values, run_lstm
+from metta_train.policies.recurrence import lstm_initial_values, outputs_alone, run_lstm
 from metta_train.policies.watched import recorded
 from metta_train.specs.recurrent_state import RecurrentState
 
@@ -88,6 +89,41 @@ def test_gradients_through_the_split_equal_those_of_the_definition():
     assert len(gradients[0]) == 1 + 8
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 5), st.integers(1, 6), st.data())
+def test_where_only_outputs_are_read_they_and_their_gradients_are_those_of_the_definition(rows, steps, data):
+    """In float64, which no kernel of ours takes, what follows a reset runs in a row of its own."""
+    flags = st.lists(st.lists(st.booleans(), min_size=steps, max_size=steps), min_size=rows, max_size=rows)
+    resets = torch.tensor(data.draw(flags))
+    lstm, inputs, state = make(rows, steps)
+    lstm, inputs = lstm.double(), inputs.double().requires_grad_()
+    state = RecurrentState(tuple(tensor.double().requires_grad_() for tensor in state.tensors))
+    downstream = torch.randn(rows, steps, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    leaves = [inputs, *state.tensors, *lstm.parameters()]
+    found = []
+    for function, reader in ((run_lstm, outputs_alone()), (step_by_step, nullcontext())):
+        with reader:
+            outputs, after = function(lstm, inputs, state, resets)
+        gradients = torch.autograd.grad((outputs * downstream).sum(), leaves, materialize_grads=True)
+        found.append([outputs.detach().double(), *(gradient.double() for gradient in gradients)])
+        if function is run_lstm and steps > 1:
+            assert all(tensor.isnan().all() for tensor in after.tensors), "nobody shall read it"
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_in_bfloat16_training_costs_one_call_however_many_rows_reset():
+    lstm, inputs, state = make(6, 5)
+    resets = torch.zeros(6, 5, dtype=torch.bool)
+    resets[0, 2] = resets[1, 3] = resets[1, 4] = resets[5, 1] = True
+    with torch.autocast("cpu", dtype=torch.bfloat16), outputs_alone(), profile() as seen:
+        outputs, _ = run_lstm(lstm, inputs, state, resets)
+    assert sum(event.count for event in seen.key_averages() if event.key == "aten::lstm") == 1
+    with torch.no_grad():
+        exact = step_by_step(lstm, inputs, state, resets)[0]
+    torch.testing.assert_close(outputs.float(), exact, rtol=0, atol=0.02)
 
 
 def test_nothing_flows_back_over_a_reset():

@@ -9,7 +9,10 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
-_copies: ContextVar[dict[tuple[object, ...], Tensor] | None] = ContextVar("copies", default=None)
+# By what made it and the identities of the weights, which stand beside it so that no other tensor takes them over.
+_Copies = dict[tuple[object, ...], tuple[tuple[Tensor, ...], Tensor]]
+
+_copies: ContextVar[_Copies | None] = ContextVar("copies", default=None)
 
 
 @contextmanager
@@ -28,10 +31,10 @@ def held(make: Callable[..., Tensor], *weights: Tensor) -> Tensor:
     if copies is None:
         return make(*weights)
     key = (make, *map(id, weights))
-    copy = copies.get(key)
-    if copy is None:
-        copy = copies[key] = make(*weights)
-    return copy
+    found = copies.get(key)
+    if found is None:
+        found = copies[key] = weights, make(*weights)
+    return found[1]
 
 
 def to_bfloat16(weight: Tensor) -> Tensor:

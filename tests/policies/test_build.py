@@ -7,8 +7,10 @@ import pytest
 import torch
 import yaml
 
+from metta_train.policies import build as policies_build
 from metta_train.policies.build import build_policy_from
 from metta_train.specs.action_table import ActionTable
+from tests.fakes.small_recurrent_policy import SmallRecurrentPolicy
 
 from .agents import CONF, FAST_AGENTS, agent_config, build, random_observations, random_resets, spec_for, token_spec
 
@@ -50,6 +52,15 @@ def test_the_linear_actor_has_a_row_for_every_name_of_a_checkpoint():
     policy = build_policy_from(agent_config("agent=mlp"), spec_for("agent=mlp"), 0, action_names=["right", "jump"])
     assert policy.state_dict()["action.weight"].shape == (3, 64)
     assert policy.active_rows.tolist() == [3, 1]
+
+
+def test_parameters_that_are_not_float32_are_refused(monkeypatch):
+    def build_half(spec, _):
+        return SmallRecurrentPolicy(spec).to(torch.bfloat16)
+
+    monkeypatch.setattr(policies_build, "build_py_agent", build_half)
+    with pytest.raises(ValueError, match=r"encoder\.weight is bfloat16: .* must be float32; trainer"):
+        build_policy_from(agent_config("py_agent=fast"), spec_for("agent=mlp"), 0)
 
 
 def test_none_clears_the_hand_written_agent():

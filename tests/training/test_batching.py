@@ -37,7 +37,28 @@ class TestAuto:
         assert plan.steps == 32
         assert plan.num_minibatches == 4
         assert plan.precision == "fp32"
-        assert (plan.threads, plan.learners) == (2, 2)
+        assert plan.threads == 2
+
+    @pytest.mark.parametrize(
+        ("cores", "minibatch", "parameters", "learners"),
+        [
+            (2, 1536, 557_378, 2),
+            (8, 1536, 557_378, 4),  # at least 384 steps each
+            (8, 3072, 557_378, 8),
+            (8, 384, 557_378, 1),
+            (2, 1536, 20_000, 1),  # a small network gains nothing
+            (8, 64, 100_000_000, 2),  # a share is at least one segment
+            (1, 1536, 557_378, 1),
+        ],
+    )
+    def test_large_minibatches_of_large_networks_are_shared(
+        self, cores: int, minibatch: int, parameters: int, learners: int
+    ) -> None:
+        sizes = {"num_envs": 16, "batch_size": 12288, "minibatch_size": minibatch}
+        plan = plan_batches(config(**sizes), spec(), Resources("cpu", cores, cores, 2**33), parameters)
+        assert plan.learners == learners
+        gpu = Resources(device_type="cuda", cores=16, threads=16, free_memory=100 * 2**30)
+        assert plan_batches(config(**sizes), spec(), gpu, parameters).learners == 1
 
     @pytest.mark.parametrize(("cores", "workers", "slices"), [(1, 0, 1), (2, 1, 2), (3, 1, 2), (8, 4, 2)])
     def test_every_machine_learns_from_the_same_batch(self, cores: int, workers: int, slices: int) -> None:

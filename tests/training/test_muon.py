@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from metta_train.training.muon import COEFFICIENTS, ROUNDS, Muon, _small_rounds, _whole_rounds, orthogonalized
-from metta_train.training.row_threads import RowThreads
+from metta_train.training.optimizer_threads import OptimizerThreads
 
 SHAPES = [(12, 40), (40, 12), (16, 16), (12, 40), (1, 5)]
 
@@ -128,7 +128,7 @@ def test_a_parameter_without_a_gradient_stays() -> None:
 
 
 def test_threads_share_the_matrices() -> None:
-    def moved(threads: RowThreads) -> list[Tensor]:
+    def moved(threads: OptimizerThreads) -> list[Tensor]:
         parameters = [nn.Parameter(random_matrix(*shape, seed)) for seed, shape in enumerate(SHAPES)]
         optimizer = Muon(parameters, lr=0.1, momentum=0.9, weight_decay=0.1)
         for seed, parameter in enumerate(parameters):
@@ -137,5 +137,5 @@ def test_threads_share_the_matrices() -> None:
         optimizer.step(threads=threads)
         return [*parameters, *(optimizer.state[parameter]["momentum_buffer"] for parameter in parameters)]
 
-    for one, shared in zip(moved(RowThreads(1)), moved(RowThreads(3)), strict=True):
+    for one, shared in zip(moved(OptimizerThreads(1)), moved(OptimizerThreads(3)), strict=True):
         torch.testing.assert_close(one, shared)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from metta_train.training.optimizer_threads import OptimizerThreads
 from metta_train.training.precision import arithmetic, denormals_flushed
-from metta_train.training.row_threads import RowThreads
 
 CPU = torch.device("cpu")
 
@@ -56,4 +56,4 @@ def test_denormals_are_zero_where_gradients_are_made_and_nowhere_else() -> None:
     with denormals_flushed():
         assert halved_smallest() == 0
     assert halved_smallest() > 0
-    assert RowThreads(2).map(lambda _: halved_smallest(), [0, 1]) == [0, 0]
+    assert OptimizerThreads(2).map(lambda _: halved_smallest(), [0, 1]) == [0, 0]

@@ -22,6 +22,7 @@ from metta_train.training.allocator import keep_freed_memory
 from metta_train.training.batching import BatchPlan, plan_batches
 from metta_train.training.evaluation import EvaluationEnv
 from metta_train.training.learners.messages import PolicyRecipe
+from metta_train.training.learners.network_pass import trained_parameters
 from metta_train.training.parity.same_network import check_same_network
 from metta_train.training.resources import choose_device, measure_resources
 from metta_train.training.schedules import Schedules
@@ -61,9 +62,11 @@ def design_of(config: RunConfig) -> Design:
     if config.trainer.cuda_graphs and device.type != "cuda":
         raise ValueError(f"trainer.cuda_graphs=true needs a CUDA device, got {device}: use trainer.cuda_graphs=false")
     spec = environment_spec(config.env)
-    plan = plan_batches(config.trainer, spec, measure_resources(device))
+    resources = measure_resources(device)
+    plan_batches(config.trainer, spec, resources)  # a mistake in the sizes is told before the policy takes its time
     _configure_torch(config)
     policy = build_policy(config, spec).to(device)
+    plan = plan_batches(config.trainer, spec, resources, sum(p.numel() for p in trained_parameters(policy)))
     trainer = config.trainer
     return Design(
         config=config,

@@ -16,7 +16,7 @@ from metta_train.specs.records import EpisodeRecord
 
 
 class WorkerError(RuntimeError):
-    """An env worker process failed, died or did not answer; the text says which, and shows its traceback."""
+    """A process of envs or a learner failed, died or did not answer; the text says which, and shows its traceback."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,5 +35,16 @@ def build_policy_from(
         else:
             policy = build_py_agent(spec, agent)
             policy.restore_action_names(action_names)
+    _check_float32(policy)
     policy.initialize(seed)
     return policy.train()
+
+
+def _check_float32(policy: Policy) -> None:
+    """Learners and the norm of the gradients see all parameters as one tensor."""
+    for name, parameter in policy.named_parameters():
+        if parameter.dtype != torch.float32:
+            raise ValueError(
+                f"parameter {name} is {str(parameter.dtype).removeprefix('torch.')}: parameters must be float32; "
+                f"trainer.precision=bf16 casts them where they are used"
+            )

@@ -24,8 +24,9 @@ AUTO_MINIBATCHES = 4
 # Groups of envs in flight: one is stepped while the policy decides for the other. Without workers there is nobody to
 # step one meanwhile, so all rows are decided at once; the rows are as many, so that every machine learns alike.
 AUTO_SLICES = 2
-# Agent steps of a minibatch; for fewer, a process of their own is not worth it.
-LEAST_LEARNER_STEPS = 256
+# Agent steps times parameters of a share of a minibatch; fewer are not worth a process of their own and its memory.
+# 384 steps of agent=fast are enough; agent=mlp learns faster without help (docs/benchmarks.md).
+LEAST_SHARE = 200_000_000
 # Share of the free memory that the rollout buffer may take; activations and the optimizer need the rest.
 BUFFER_SHARE = 0.5
 # Bytes per agent step beside the observation: action, log-prob, value, reward, final value, three flags.
@@ -93,8 +94,14 @@ class BatchPlan:
         )
 
 
-def plan_batches(config: TrainerConfig, spec: EnvironmentSpec, resources: Resources) -> BatchPlan:
+def plan_batches(config: TrainerConfig, spec: EnvironmentSpec, resources: Resources, parameters: int = 0) -> BatchPlan:
     """The only place where sizes are decided.
+
+    Args:
+        config: what was asked for.
+        spec: of the environment.
+        resources: of the machine.
+        parameters: trained numbers of the policy; several processes share a minibatch of a large one.
 
     Raises:
         ValueError: sizes that do not fit together, with the numbers that would.
@@ -120,7 +127,9 @@ def plan_batches(config: TrainerConfig, spec: EnvironmentSpec, resources: Resour
         max_minibatch_size=max_minibatch_size,
         precision=_plan_precision(config, spec, resources),
         threads=threads,
-        learners=max(1, min(threads, minibatch_size // LEAST_LEARNER_STEPS, minibatch_size // config.bptt_horizon)),
+        learners=max(
+            1, min(threads, minibatch_size * parameters // LEAST_SHARE, minibatch_size // config.bptt_horizon)
+        ),
     )
 
 

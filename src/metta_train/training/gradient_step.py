@@ -31,10 +31,10 @@ from metta_train.training.learners.network_pass import (
     trained_parameters,
 )
 from metta_train.training.nonfinite import name_nonfinite
+from metta_train.training.optimizer_threads import ONE_THREAD, OptimizerThreads
 from metta_train.training.optimizers import PolicyOptimizer
 from metta_train.training.precision import denormals_flushed
 from metta_train.training.recording import Recorder, Recording
-from metta_train.training.row_threads import ONE_THREAD, RowThreads
 
 
 class Column(IntEnum):
@@ -93,7 +93,7 @@ class GradientStep:
         ppo: PPOConfig,
         vtrace: VtraceConfig,
         clip_range: float,
-        threads: RowThreads = ONE_THREAD,
+        threads: OptimizerThreads = ONE_THREAD,
         record: Recorder | None = None,
     ) -> None:
         self._policy = policy

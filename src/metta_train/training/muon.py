@@ -25,7 +25,7 @@ from itertools import groupby
 import torch
 from torch import Tensor, nn
 
-from metta_train.training.row_threads import ONE_THREAD, RowThreads
+from metta_train.training.optimizer_threads import ONE_THREAD, OptimizerThreads
 
 # Of the post by Jordan et al.: steep at zero, so that small singular values grow; all end between 0.7 and 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -47,7 +47,9 @@ class Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         assert all(p.dim() == 2 for group in self.param_groups for p in group["params"]), "Muon is for matrices"
 
-    def step(self, closure: None = None, *, leave_out: Tensor | None = None, threads: RowThreads = ONE_THREAD) -> None:
+    def step(
+        self, closure: None = None, *, leave_out: Tensor | None = None, threads: OptimizerThreads = ONE_THREAD
+    ) -> None:
         """Move every parameter that has a gradient.
 
         Args:
@@ -59,7 +61,7 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             with_gradient = [p for p in group["params"] if p.grad is not None]
             alike = [list(same) for _, same in groupby(sorted(with_gradient, key=_shape), key=_shape)]
-            parts = [same[part] for same in alike for part in threads.parts(len(same), 1)]
+            parts = [same[part] for same in alike for part in threads.parts(len(same))]
             move = partial(
                 self._move,
                 lr=group["lr"],

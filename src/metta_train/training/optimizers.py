@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metta_train.training.config import OptimizerConfig
 from metta_train.training.muon import Muon
-from metta_train.training.row_threads import ONE_THREAD, RowThreads
+from metta_train.training.optimizer_threads import ONE_THREAD, OptimizerThreads
 
 _ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
 _MUON_STATE = ("momentum_buffer",)
@@ -101,7 +101,7 @@ class PolicyOptimizer:
                     optimizer.state[parameter][name] = tensor
                     self._state[f"{parameter_name}/{name}"] = tensor
 
-    def step(self, leave_out: Tensor | None = None, threads: RowThreads = ONE_THREAD) -> None:
+    def step(self, leave_out: Tensor | None = None, threads: OptimizerThreads = ONE_THREAD) -> None:
         """Move every parameter that has a gradient.
 
         Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import torch
 
-# Threads share Python's lock, which every operation takes for a moment.
+# A learner takes several hundred MiB, and shares of a minibatch become small.
 MOST_THREADS = 8
 
 _CPU_INFO = Path("/proc/cpuinfo")
@@ -26,7 +26,7 @@ class Resources:
     Attributes:
         device_type: "cpu" or "cuda".
         cores: CPU cores that this process may use, at least 1.
-        threads: of the learner on the CPU: one for each core, or what OMP_NUM_THREADS says.
+        threads: that may learn on the CPU: one for each core, or what OMP_NUM_THREADS says.
         bfloat16: whether the CPU multiplies matrices of bfloat16 in hardware; False for GPUs, where it is not measured.
         free_memory: bytes that the rollout buffer may be planned into: of the GPU, or of the host on the CPU.
     """

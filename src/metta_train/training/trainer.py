@@ -109,7 +109,7 @@ class Trainer:
 
         Raises:
             StopRequested: somebody asked for it; the last whole epoch is saved.
-            WorkerError: the environments cannot go on; the last whole epoch is saved.
+            WorkerError: the environments or learners cannot go on; the last whole epoch is saved.
         """
         self._run_started = self._epoch_started = perf_counter()
         kept = self._keep(self.standing)

@@ -22,9 +22,9 @@ from metta_train.training.config import PPOConfig, PrioritizedReplayConfig, Trai
 from metta_train.training.gradient_step import Column, GradientStep, NonFiniteStepError
 from metta_train.training.learners.network_pass import NetworkPass
 from metta_train.training.nonfinite import NonFiniteError, find_nonfinite
+from metta_train.training.optimizer_threads import OptimizerThreads
 from metta_train.training.optimizers import PolicyOptimizer
 from metta_train.training.recording import Recorder
-from metta_train.training.row_threads import RowThreads
 
 logger = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ def build_updater(
     record: Recorder | None = None,
 ) -> PolicyUpdater:
     """The updater that the configuration describes."""
-    threads = RowThreads(plan.threads)
+    threads = OptimizerThreads(plan.threads)
     step = GradientStep(policy, optimizer, anchors, network, trainer.ppo, trainer.vtrace, clip_range, threads, record)
     replay = trainer.prioritized_experience_replay
     return PolicyUpdater(

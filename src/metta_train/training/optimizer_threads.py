@@ -1,9 +1,7 @@
-"""Threads that share the rows of a minibatch: each takes some of them through the whole network.
+"""Threads that share the work of an optimizer: a few large products, in each of which torch computes with one thread.
 
-torch's own threads share every single operation and meet after each. The operations of these networks are small, so
-the meetings cost much, and on cores that others use too every one of them waits for whoever was interrupted. Threads
-that share rows meet once per minibatch; inside of each, torch computes with one thread (docs/benchmarks.md,
-"Threads"). Policies keep no state in their modules, so that several threads may run one.
+Networks are shared by processes instead (`learners/shared_pass.py`): their many small operations would wait for
+Python's lock.
 """
 
 from __future__ import annotations
@@ -21,21 +19,21 @@ _Part = TypeVar("_Part")
 _Result = TypeVar("_Result")
 
 
-class RowThreads:
+class OptimizerThreads:
     """`count` threads; with one, everything is done by whoever asks.
 
-    The same rows and count give the same parts, so results do not depend on which thread is faster.
+    The same work and count give the same parts, so results do not depend on which thread is faster.
     """
 
     def __init__(self, count: int = 1) -> None:
         assert count >= 1, f"at least one thread, got {count}"
         self.count = count
-        self._pool = None if count == 1 else ThreadPoolExecutor(count, "rows", initializer=_prepare_thread)
+        self._pool = None if count == 1 else ThreadPoolExecutor(count, "optimizer", initializer=_prepare_thread)
 
-    def parts(self, rows: int, least: int) -> list[slice]:
-        """0..rows in up to `count` parts of about the same size, of at least `least` rows if there is more than one."""
-        number = max(1, min(self.count, rows // least))
-        ends = [rows * part // number for part in range(number + 1)]
+    def parts(self, size: int) -> list[slice]:
+        """0..size in up to `count` parts of about the same size, at least 1 each."""
+        number = max(1, min(self.count, size))
+        ends = [size * part // number for part in range(number + 1)]
         return [slice(first, end) for first, end in itertools.pairwise(ends)]
 
     def map(self, function: Callable[[_Part], _Result], parts: Sequence[_Part]) -> list[_Result]:
@@ -59,4 +57,4 @@ def _prepare_thread() -> None:
     hold_signals()
 
 
-ONE_THREAD = RowThreads()
+ONE_THREAD = OptimizerThreads()

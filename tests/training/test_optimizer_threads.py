@@ -11,21 +11,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metta_train.training.row_threads import RowThreads
+from metta_train.training.optimizer_threads import OptimizerThreads
 
 
-@given(count=st.integers(1, 9), rows=st.integers(0, 200), least=st.integers(1, 50))
-def test_parts_cover_the_rows_evenly(count, rows, least):
-    parts = RowThreads(count).parts(rows, least)
-    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(rows))
+@given(count=st.integers(1, 9), size=st.integers(0, 200))
+def test_parts_cover_the_work_evenly(count, size):
+    parts = OptimizerThreads(count).parts(size)
+    assert [one for part in parts for one in range(part.start, part.stop)] == list(range(size))
     sizes = [part.stop - part.start for part in parts]
     assert len(parts) <= count and max(sizes) - min(sizes) <= 1
-    assert len(parts) == 1 or min(sizes) >= least
-    assert len(parts) == min(count, max(1, rows // least))
+    assert len(parts) == min(count, max(1, size))
 
 
 def test_results_come_in_the_order_of_the_parts_from_threads_of_one_torch_thread():
-    threads = RowThreads(3)
+    threads = OptimizerThreads(3)
 
     def work(number: int) -> tuple[int, str, int, bool]:
         time.sleep(0.02 * (3 - number))
@@ -39,7 +38,7 @@ def test_results_come_in_the_order_of_the_parts_from_threads_of_one_torch_thread
 
 
 def test_one_thread_is_the_callers_own():
-    assert RowThreads(1).map(lambda _: threading.current_thread(), [0, 1]) == [threading.current_thread()] * 2
+    assert OptimizerThreads(1).map(lambda _: threading.current_thread(), [0, 1]) == [threading.current_thread()] * 2
 
 
 def test_an_error_is_told_when_every_thread_is_done():
@@ -52,5 +51,5 @@ def test_an_error_is_told_when_every_thread_is_done():
         done.append(number)
 
     with pytest.raises(ZeroDivisionError):
-        RowThreads(2).map(work, [0, 1])
+        OptimizerThreads(2).map(work, [0, 1])
     assert done == [1]

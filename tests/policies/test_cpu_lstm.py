@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from metta_train.policies.cpu_lstm import bfloat16_step, cpu_lstm, suits_bfloat16_step, suits_cpu_lstm
+from metta_train.policies.cpu_lstm import cpu_lstm, single_step, suits_cpu_lstm, suits_single_step
 from metta_train.specs.recurrent_state import RecurrentState
 
 
@@ -124,16 +124,34 @@ def test_lower_precisions_are_left_to_torch():
         assert not suits_cpu_lstm(lstm, torch.zeros(1, 1, 3))
 
 
-def test_a_single_step_in_bfloat16_is_taken_without_gradients_only():
+def test_a_single_step_is_taken_without_gradients_only():
     lstm, one, two = nn.LSTM(3, 4, batch_first=True), torch.zeros(5, 1, 3), torch.zeros(5, 2, 3)
     with torch.no_grad():
-        assert not suits_bfloat16_step(lstm, one)
+        assert suits_single_step(lstm, one)
+        assert not suits_single_step(lstm, two)
+        assert not suits_single_step(lstm, one.double())
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert suits_bfloat16_step(lstm, one)
-            assert not suits_bfloat16_step(lstm, two)
-            assert not suits_bfloat16_step(nn.LSTM(3, 4, bias=False), one)
+            assert suits_single_step(lstm, one)
+            assert not suits_single_step(lstm, two)
+            assert not suits_single_step(nn.LSTM(3, 4, bias=False), one)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not suits_bfloat16_step(lstm, one)
+        assert not suits_single_step(lstm, one)
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=st.integers(1, 40), inputs=st.integers(1, 11), size=st.integers(1, 40), seed=st.integers(0, 1000))
+def test_a_single_step_in_float32_equals_the_textbook(rows, inputs, size, seed):
+    generator = torch.Generator().manual_seed(seed)
+    lstm = nn.LSTM(inputs, size, num_layers=2, batch_first=True)
+    x, resets = torch.randn(rows, 1, inputs, generator=generator), torch.rand(rows, 1, generator=generator) < 0.3
+    state = RecurrentState(tuple(torch.randn(rows, 2, size, generator=generator) for _ in range(2)))
+    with torch.no_grad():
+        outputs, after = single_step(lstm, x, state, resets)
+        exact_state = RecurrentState(tuple(tensor.double() for tensor in state.tensors))
+        exact, exact_after = textbook(lstm.double(), x.double(), exact_state, resets)
+    pairs = zip((outputs, *after.tensors), (exact, *exact_after.tensors), strict=True)
+    for one, other in pairs:
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("input_dtype", [torch.float32, torch.bfloat16])
@@ -161,7 +179,7 @@ def test_single_steps_in_bfloat16_are_as_exact_as_torchs(input_dtype):
         output, after = lstm(one, (hidden, cell))
         return output, RecurrentState(tuple(tensor.transpose(0, 1).float() for tensor in after))
 
-    fast = through(lambda *arguments: bfloat16_step(lstm, *arguments))
+    fast = through(lambda *arguments: single_step(lstm, *arguments))
     plain = through(torchs)
     lstm.double()
     double = RecurrentState(tuple(tensor.double() for tensor in first.tensors))

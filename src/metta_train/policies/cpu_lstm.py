@@ -37,21 +37,25 @@ def cpu_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
     return outputs, RecurrentState((hidden, cell))
 
 
-def suits_bfloat16_step(lstm: nn.LSTM, inputs: Tensor) -> bool:
-    """Whether `bfloat16_step` can take the place of `lstm(inputs)`."""
+def suits_single_step(lstm: nn.LSTM, inputs: Tensor) -> bool:
+    """Whether `single_step` can take the place of `lstm(inputs)`."""
     plain = lstm.bias and not lstm.bidirectional and lstm.proj_size == 0 and lstm.dropout == 0
     single = inputs.shape[1] == 1 and not torch.is_grad_enabled()
-    casts = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    return plain and single and casts and inputs.device.type == "cpu"
+    if torch.is_autocast_enabled("cpu"):
+        known = torch.get_autocast_dtype("cpu") == torch.bfloat16
+    else:
+        known = inputs.dtype == torch.float32
+    return plain and single and known and inputs.device.type == "cpu"
 
 
-def bfloat16_step(
-    lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tensor
-) -> tuple[Tensor, RecurrentState]:
-    """What `recurrence.run_lstm` says of one step, `inputs [B, 1, I]`; products in bfloat16, memory in float32.
+def single_step(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tensor) -> tuple[Tensor, RecurrentState]:
+    """What `recurrence.run_lstm` says of one step, `inputs [B, 1, I]`, without gradients; memory is float32.
 
-    torch's kernel takes as long for what stands around its products as for them.
+    Inputs and memory stand side by side, in bfloat16 under autocast, so that a layer is one product.
     """
+    dtype, side_by_side = torch.float32, _side_by_side
+    if torch.is_autocast_enabled("cpu"):
+        dtype, side_by_side = torch.bfloat16, _side_by_side_in_bfloat16
     numbers = cpu_kernels.numbers_of
     hidden, cells = (tensor.contiguous() for tensor in state.tensors)
     hidden_after, cells_after = torch.empty_like(hidden), torch.empty_like(cells)
@@ -59,9 +63,9 @@ def bfloat16_step(
     outputs = inputs[:, 0].contiguous()
     for index, (weight_inputs, weight_hidden, bias_inputs, bias_hidden) in enumerate(lstm.all_weights):
         rows, size = outputs.shape
-        operands = outputs.new_empty(rows, size + lstm.hidden_size, dtype=torch.bfloat16)
+        operands = outputs.new_empty(rows, size + lstm.hidden_size, dtype=dtype)
         cpu_kernels.lstm_operands(index, marks, numbers(outputs), numbers(hidden), numbers(operands))
-        sums = operands @ held(_side_by_side, weight_inputs, weight_hidden).t()
+        sums = operands @ held(side_by_side, weight_inputs, weight_hidden).t()
         bias = held(torch.add, bias_inputs, bias_hidden)
         outputs = operands.new_empty(rows, lstm.hidden_size)
         tensors = (sums, bias, cells, hidden_after, cells_after, outputs)
@@ -70,7 +74,11 @@ def bfloat16_step(
 
 
 def _side_by_side(weight_inputs: Tensor, weight_hidden: Tensor) -> Tensor:
-    return torch.cat([weight_inputs, weight_hidden], dim=1).to(torch.bfloat16)
+    return torch.cat([weight_inputs, weight_hidden], dim=1)
+
+
+def _side_by_side_in_bfloat16(weight_inputs: Tensor, weight_hidden: Tensor) -> Tensor:
+    return _side_by_side(weight_inputs, weight_hidden).to(torch.bfloat16)
 
 
 class _Layer:

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 
-from metta_train.policies.cpu_lstm import bfloat16_step, cpu_lstm, suits_bfloat16_step, suits_cpu_lstm
+from metta_train.policies.cpu_lstm import cpu_lstm, single_step, suits_cpu_lstm, suits_single_step
 from metta_train.policies.held_signals import signals_held
 from metta_train.policies.initialization import Initializer, LstmBiasMode, LstmInputBias, Orthogonal, Zeros
 from metta_train.policies.watched import is_recorded, is_watched
@@ -69,10 +69,11 @@ def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
     """
     if is_recorded():
         return _run_cells(lstm, inputs, state, resets)
-    if suits_cpu_lstm(lstm, inputs) and not is_watched(lstm):
-        return cpu_lstm(lstm, inputs, state, resets)
-    if suits_bfloat16_step(lstm, inputs) and not is_watched(lstm):
-        return bfloat16_step(lstm, inputs, state, resets)
+    if not is_watched(lstm):
+        if suits_single_step(lstm, inputs):
+            return single_step(lstm, inputs, state, resets)
+        if suits_cpu_lstm(lstm, inputs):
+            return cpu_lstm(lstm, inputs, state, resets)
     state = state.zero_where(resets[:, 0])
     if inputs.shape[1] == 1:
         return _run_piece(lstm, inputs, state)

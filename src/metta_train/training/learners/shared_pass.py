@@ -42,7 +42,6 @@ from metta_train.training.learners.network_pass import (
     answers_of,
     joined,
     part_of,
-    trained_parameters,
 )
 
 _Answer = TypeVar("_Answer", Ready, Evaluated, Differentiated)
@@ -90,7 +89,6 @@ class SharedPass(NetworkPass):
         ends = list(itertools.accumulate(shares))
         self._own_rows = slice(0, ends[0])
         self._own = OwnPass(policy, precision, piece_segments)
-        self._num_trained = len(trained_parameters(policy))
         self._shapes = tuple((name, tuple(p.shape)) for name, p in policy.named_parameters())
         self._check = check
         self._learners: list[_Learner] = []

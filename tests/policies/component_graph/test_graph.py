@@ -178,6 +178,42 @@ def test_slices_and_towers():
     torch.testing.assert_close(seen[0], expected.relu())
 
 
+GATE = {"class": "Linear", "nn_params": {"out_features": 1}, "nonlinearity": None}
+JOINT = {"joint": {"class": "Concat", "sources": ["core", "gate"]}, "actor_1.sources": ["joint"]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gate": {**GATE, "sources": ["value"]}, "value.nonlinearity": "nn.Tanh", **JOINT},  # the root has a reader
+        {"gate": {**GATE, "sources": ["critic_1"]}, **JOINT},  # the layer before the value head has two
+        {"gate": {**GATE, "sources": [{"name": "critic_1", "slice": [3, 9], "dim": 1}]}, **JOINT},
+        {"gate": {**GATE, "sources": ["gate_1"]}, "gate_1": {**GATE, "sources": ["core"], "nonlinearity": "nn.ReLU"}}
+        | JOINT,  # another head than the value
+    ],
+)
+def test_value_heads_and_the_layers_before_them_compute_what_their_modules_say(changes):
+    policy = build(changes)
+    observations, resets = random_observations(policy.spec, 2, 2), random_resets(2, 2)
+    seen = {}
+    with torch.no_grad():
+        output = policy(observations, policy.initial_state(2), resets)
+        for name in ("critic_1", "value"):
+
+            def note(_, inputs, outputs, name=name):
+                seen[name] = inputs[0], outputs
+
+            policy.get_submodule(name).register_forward_hook(note)
+        again = policy(observations, policy.initial_state(2), resets)
+        torch.testing.assert_close(output.logits, again.logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(output.values, again.values, rtol=0, atol=1e-5)
+        assert output.values.shape == (2, 2)
+        inputs, outputs = seen["value"]
+        torch.testing.assert_close(inputs, seen["critic_1"][1].tanh())
+        value = outputs.tanh() if "value.nonlinearity" in changes else outputs
+        torch.testing.assert_close(again.values.flatten(), value.flatten(), rtol=0, atol=1e-5)
+
+
 def test_two_memories_keep_apart():
     lstm = {"class": "LSTM", "nn_params": {"hidden_size": 8, "num_layers": 1}}
     policy = build({"critic_core": {**lstm, "sources": ["encoded_obs"]}, "critic_1.sources": ["critic_core"]})

@@ -148,7 +148,7 @@ def _activated(module: nn.Module, activation: Callable[[Tensor], Tensor], *input
 def _is_left_to_its_reader(name: str, components: Mapping[str, ComponentConfig], built: Mapping[str, Built]) -> bool:
     """Whether the only reader of a component, which reads all of it, computes it too."""
     readers = [(other, source) for other in built for source in _sources(components[other]) if source.name == name]
-    if len(readers) != 1 or readers[0][1].slice is not None:
+    if name in ROOTS or len(readers) != 1 or readers[0][1].slice is not None:
         return False
     component, reader = built[name], built[readers[0][0]]
     if isinstance(component.module, TokenBox):

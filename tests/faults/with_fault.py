@@ -140,21 +140,18 @@ def bug(number: str) -> None:
 
 
 def nan_gradient(number: str) -> None:
-    import torch
+    from metta_train.training.learners.network_pass import OwnPass
 
     left = itertools.count(int(number), -1)
-    clip = torch.nn.utils.clip_grad_norm_
+    backward = OwnPass.backward
 
-    def clip_and_spoil(parameters: list[torch.nn.Parameter], limit: float) -> torch.Tensor:
-        norm = clip(parameters, limit)
+    def backward_and_spoil(self: OwnPass, grads: Any, into: Any) -> Any:
+        playing = backward(self, grads, into)
         if next(left) == 1:
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    parameter.grad.fill_(float("nan"))
-            return norm * float("nan")
-        return norm
+            into.flat.fill_(float("nan"))
+        return playing
 
-    torch.nn.utils.clip_grad_norm_ = clip_and_spoil
+    OwnPass.backward = backward_and_spoil
 
 
 def spike(number: str) -> None:

@@ -198,7 +198,8 @@ def test_memory_files_threads_and_children_stay_flat(data_dir: Path) -> None:
     assert run.wait(30).code == 75
     assert late["files"] == early["files"] and late["threads"] == early["threads"] and late["processes"] == 3
     assert late["memory"] < early["memory"] * 1.05 + 8 * 2**20
-    assert len(steps(data_dir, "soak")) <= 5
+    milestones = 500 * 128  # agent steps between those that stay for ever: more on a faster machine
+    assert len([step for step in steps(data_dir, "soak") if step % milestones]) <= 4  # the newest, and the best
     assert not [path for path in (data_dir / "soak").rglob("*") if ".tmp" in path.name or ".trash" in path.name]
 
 

@@ -112,6 +112,7 @@ class OurOptimizer:
     """What PuffeRL asks of an optimizer."""
 
     def __init__(self, config: OptimizerConfig, policy: nn.Module) -> None:
+        self._policy = policy
         self._optimizer = build_optimizer(config, policy)
         self.param_groups = [{"lr": config.learning_rate}]
 
@@ -119,7 +120,7 @@ class OurOptimizer:
         self._optimizer.step()
 
     def zero_grad(self) -> None:
-        self._optimizer.zero_grad()
+        self._policy.zero_grad()
 
 
 class PuffeRLArm(Arm):

@@ -56,7 +56,7 @@ def make_config(kind: str, *, weight_decay: float = 0.01, learning_rate: float =
 def train(network: Network, optimizer: PolicyOptimizer, steps: range) -> None:
     for step in steps:
         images = torch.randn(8, 2, 3, 3, generator=torch.Generator().manual_seed(step))
-        optimizer.zero_grad()
+        network.zero_grad()
         network(images).square().mean().backward()
         optimizer.set_learning_rate(0.01 / (1 + step))
         optimizer.step()

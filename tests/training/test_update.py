@@ -252,10 +252,12 @@ def test_a_number_that_is_not_finite_is_named_before_any_step(tensor: str, value
     assert all(torch.equal(before[name], tensor) for name, tensor in policy.state_dict().items())
 
 
-def test_a_gradient_that_is_not_finite_is_named_and_not_applied() -> None:
+@pytest.mark.parametrize("number", [0, -1])
+@pytest.mark.parametrize("factor", [INF, NAN])
+def test_a_gradient_that_is_not_finite_is_named_and_not_applied(number: int, factor: float) -> None:
     policy, segments = rollout()
-    name, parameter = next(iter(policy.named_parameters()))
-    parameter.register_hook(lambda gradient: gradient * INF)
+    name, parameter = list(policy.named_parameters())[number]
+    parameter.register_hook(lambda gradient: gradient * factor)
     before = copy.deepcopy(policy.state_dict())
     with pytest.raises(NonFiniteError, match=f"the gradient of {name} is .*smaller trainer.optimizer.learning_rate"):
         updater(policy).update(segments, VALUES, progress=0.0)

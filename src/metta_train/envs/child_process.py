@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -17,6 +17,8 @@ from metta_train.envs.shared_block import SharedBlock
 
 STOP_SECONDS = 1.0  # for a child to end by itself when its connection closes
 KILL_SECONDS = 0.5  # for a dying process to be gone
+CHECK_SECONDS = 0.25  # between two looks at whether the trainer was asked to stop
+FROZEN_SECONDS = 1.0  # a wait that takes so much longer than asked was no wait
 
 # A child finds the same code as the trainer, whose sys.path it gets. Its imports take seconds on a busy machine, so
 # whose death it shares is settled before them.
@@ -28,6 +30,22 @@ BOOTSTRAP = (
 
 # One thread per child: the numeric libraries would otherwise start one per core in each.
 THREAD_LIMITS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+@dataclass(frozen=True, slots=True)
+class ChildFailed:
+    """A child's last words."""
+
+    traceback: str
+    memory_exhausted: str | None = None  # what was said when there was none left
+
+
+class ChildFaultError(Exception):
+    """What a child did instead of answering, e.g. "was killed by SIGKILL"."""
+
+    def __init__(self, what: str, memory_exhausted: str | None = None) -> None:
+        super().__init__(what)
+        self.memory_exhausted = memory_exhausted
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +75,47 @@ class ChildProcess:
             )
         return cls(process, ours)
 
-    def how_it_ended(self) -> str:
-        """What to say of a child that does not answer any more."""
+    def tell(self, message: object) -> None:
+        """Send it. Raises ChildFaultError when the child is gone."""
+        try:
+            self.connection.send(message)
+        except OSError:
+            if self.connection.poll(KILL_SECONDS):
+                self.hear()  # what it said last, if anything, tells why
+            raise ChildFaultError(self._how_it_ended()) from None
+
+    def hear(self) -> object:
+        """The answer that waits in the connection. Raises ChildFaultError when it is the last one."""
+        try:
+            answer = self.connection.recv()
+        except (EOFError, OSError):
+            raise ChildFaultError(self._how_it_ended()) from None
+        if isinstance(answer, ChildFailed):
+            raise ChildFaultError(f"failed:\n{answer.traceback}", answer.memory_exhausted)
+        return answer
+
+    def hear_within(self, seconds: float, check: Callable[[], None]) -> object:
+        """The next answer; time in which this process was frozen does not count.
+
+        Args:
+            seconds: to wait for it.
+            check: called a few times a second; what it raises ends the wait.
+
+        Raises:
+            ChildFaultError: the child is gone.
+            TimeoutError: it did not answer.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            asked = time.monotonic()
+            if self.connection.poll(min(max(deadline - asked, 0.0), CHECK_SECONDS)):
+                return self.hear()
+            check()
+            deadline += frozen_since(asked)
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+
+    def _how_it_ended(self) -> str:
         try:
             code = self.process.wait(KILL_SECONDS)
         except subprocess.TimeoutExpired:
@@ -73,6 +130,15 @@ class ChildProcess:
         self.connection.close()
         self.process.kill()
         _all_end([self.process], KILL_SECONDS)
+
+
+def frozen_since(asked: float) -> float:
+    """Seconds that this process did not run, in a wait of at most CHECK_SECONDS: no child is to blame for them.
+
+    Ctrl-Z, a paused container or a moving virtual machine freeze the children too.
+    """
+    passed = time.monotonic() - asked
+    return passed if passed > CHECK_SECONDS + FROZEN_SECONDS else 0.0
 
 
 def inherited() -> tuple[int, list[int]]:

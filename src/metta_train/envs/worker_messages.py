@@ -64,10 +64,3 @@ class SliceDone:
 
     slice_index: int
     episodes: tuple[EpisodeRecord, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerFailed:
-    """The worker's last words."""
-
-    traceback: str

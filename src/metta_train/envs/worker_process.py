@@ -10,7 +10,7 @@ import traceback
 from mmap import mmap
 from multiprocessing.connection import Connection
 
-from metta_train.envs.child_process import inherited
+from metta_train.envs.child_process import ChildFailed, inherited
 from metta_train.envs.factory import environment_factory
 from metta_train.envs.row_buffers import RowBuffers
 from metta_train.envs.shared_block import SharedBlock
@@ -21,7 +21,6 @@ from metta_train.envs.worker_messages import (
     RestoreEnvs,
     SliceDone,
     StepEnvs,
-    WorkerFailed,
     WorkerPlan,
     WorkerReady,
 )
@@ -37,7 +36,7 @@ def main() -> None:
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return  # the trainer is done with us, or gone
         except Exception:  # whatever it is, the trainer shall show it
-            trainer.send(WorkerFailed(traceback.format_exc()))
+            trainer.send(ChildFailed(traceback.format_exc()))
 
 
 def _serve(trainer: Connection, memory: mmap) -> None:

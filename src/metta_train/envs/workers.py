@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 
-from metta_train.envs.child_process import KILL_SECONDS, ChildProcess, stop_children
+from metta_train.envs.child_process import CHECK_SECONDS, ChildFaultError, ChildProcess, frozen_since, stop_children
 from metta_train.envs.config import EnvConfig
 from metta_train.envs.episode_log import EpisodePoint
 from metta_train.envs.logged_vector import LoggedVectorEnv
@@ -22,15 +22,11 @@ from metta_train.envs.worker_messages import (
     RestoreEnvs,
     SliceDone,
     StepEnvs,
-    WorkerFailed,
     WorkerPlan,
     WorkerReady,
 )
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.specs.records import EpisodeRecord
-
-CHECK_SECONDS = 0.25  # between two looks at whether the trainer was asked to stop
-FROZEN_SECONDS = 1.0  # a wait that takes so much longer than asked was no wait
 
 _Request = ResetEnvs | StepEnvs | RestoreEnvs
 
@@ -152,14 +148,17 @@ class WorkerVectorEnv(LoggedVectorEnv):
             workers = {worker.connection: worker for worker in self._workers}
             asked = time.monotonic()
             ready = wait(list(workers), min(max(deadline - asked, 0.0), CHECK_SECONDS))
-            deadline += _frozen_since(asked)
+            deadline += frozen_since(asked)
             try:
                 if not ready and time.monotonic() >= deadline:
                     raise self._timeout(self._workers[min(owed)], key, seconds)
                 for connection in ready:
                     assert isinstance(connection, Connection)
                     worker = workers[connection]
-                    answer = self._hear(worker)
+                    try:
+                        answer = worker.child.hear()
+                    except ChildFaultError as fault:
+                        raise _WorkerFaultError(worker, str(fault)) from None
                     # Answers come in the order of the requests, perhaps for another slice in flight first.
                     assert isinstance(answer, SliceDone), answer
                     del self._owed[answer.slice_index][worker.number]
@@ -203,38 +202,22 @@ class WorkerVectorEnv(LoggedVectorEnv):
 
     def _tell(self, worker: _Worker, message: WorkerPlan | LoseEnvs | _Request) -> None:
         try:
-            worker.connection.send(message)
-        except OSError:
-            # The worker is gone; what it said last, if anything, tells why.
-            if worker.connection.poll(KILL_SECONDS):
-                self._hear(worker)
-            raise _WorkerFaultError(worker, worker.child.how_it_ended()) from None
+            worker.child.tell(message)
+        except ChildFaultError as fault:
+            raise _WorkerFaultError(worker, str(fault)) from None
 
     def _await_ready(self, worker: _Worker, deadline: float) -> bool:
         """True when its environments replay."""
-        while True:
-            asked = time.monotonic()
-            if worker.connection.poll(min(max(deadline - asked, 0.0), CHECK_SECONDS)):
-                break
-            self._check()
-            deadline += _frozen_since(asked)
-            if time.monotonic() >= deadline:
-                raise self._timeout(worker, "env.start_timeout", self._config.start_timeout)
-        answer = self._hear(worker)
+        try:
+            answer = worker.child.hear_within(deadline - time.monotonic(), self._check)
+        except TimeoutError:
+            raise self._timeout(worker, "env.start_timeout", self._config.start_timeout) from None
+        except ChildFaultError as fault:
+            raise _WorkerFaultError(worker, str(fault)) from None
         assert isinstance(answer, WorkerReady), answer
         if answer.spec != self.spec:
             raise _WorkerFaultError(worker, "built another environment than the trainer; did its files change?")
         return answer.can_replay
-
-    def _hear(self, worker: _Worker) -> WorkerReady | SliceDone:
-        """The answer that waits in the connection."""
-        try:
-            answer = worker.connection.recv()
-        except (EOFError, OSError):
-            raise _WorkerFaultError(worker, worker.child.how_it_ended()) from None
-        if isinstance(answer, WorkerFailed):
-            raise _WorkerFaultError(worker, f"failed:\n{answer.traceback}")
-        return answer
 
     def _timeout(self, worker: _Worker, key: str, seconds: float) -> _WorkerFaultError:
         return _WorkerFaultError(
@@ -264,15 +247,6 @@ def share_envs(num_envs: int, num_slices: int, num_workers: int) -> list[tuple[t
                 envs = range(first + (number - first) % num_workers, first + size, num_workers)
             share.append(tuple(envs))
     return [tuple(share) for share in shares]
-
-
-def _frozen_since(asked: float) -> float:
-    """Seconds that this process did not run, in a wait of at most CHECK_SECONDS: no worker is to blame for them.
-
-    Ctrl-Z, a paused container or a moving virtual machine freeze the workers too.
-    """
-    passed = time.monotonic() - asked
-    return passed if passed > CHECK_SECONDS + FROZEN_SECONDS else 0.0
 
 
 def _start_worker(number: int, envs: tuple[tuple[int, ...], ...], block: SharedBlock) -> _Worker:

@@ -133,13 +133,15 @@ class GradientStep:
         for parameter, view, plays in zip(self._parameters, self._gradients.views, playing, strict=True):
             parameter.grad = view if plays else None
         means[Column.TOTAL_LOSS] += self._regularize(means, values)
-        grad_norm = self._clip_grad_norm()
+        grad_norm = self._grad_norm()
         finite = torch.isfinite(means[Column.TOTAL_LOSS]) & torch.isfinite(grad_norm)
         if self._looks:
             if not bool(finite):
                 raise NonFiniteStepError(self._name_of_nonfinite(means))
+            self._clip_gradients(grad_norm)
             self._optimizer.step(threads=self._threads)
         else:
+            self._clip_gradients(grad_norm)
             self._optimizer.step(leave_out=~finite, threads=self._threads)
         clip_weights(self._policy, self._anchors, self._clip_range)
         return torch.cat([means, grad_norm.reshape(1)])
@@ -242,15 +244,17 @@ class GradientStep:
                 total = total + penalty.detach()
         return total
 
-    def _clip_grad_norm(self) -> Tensor:
-        """torch.nn.utils.clip_grad_norm_ over one tensor: the norm before, scalar."""
+    def _grad_norm(self) -> Tensor:
+        """Over all parameters, scalar."""
         for parameter, view in zip(self._parameters, self._gradients.views, strict=True):
             if parameter.grad is not None and parameter.grad is not view:  # of a penalty alone
                 view.copy_(parameter.grad)
                 parameter.grad = view
-        norm = torch.linalg.vector_norm(self._gradients.flat)
+        return torch.linalg.vector_norm(self._gradients.flat)
+
+    def _clip_gradients(self, norm: Tensor) -> None:
+        """torch.nn.utils.clip_grad_norm_ over one tensor, by the norm that was looked at."""
         self._gradients.flat.mul_((self._ppo.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
-        return norm
 
     def _name_of_nonfinite(self, means: Tensor) -> str:
         losses = [(Column(column).name.lower(), means[column]) for column in range(1, Column.GRAD_NORM)]

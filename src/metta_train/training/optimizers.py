@@ -122,10 +122,6 @@ class PolicyOptimizer:
             elif not bool(leave_out):
                 optimizer.step()
 
-    def zero_grad(self) -> None:
-        for optimizer in self._optimizers:
-            optimizer.zero_grad(set_to_none=True)
-
     def set_learning_rate(self, learning_rate: float) -> None:
         """For all parameters, from the next step on."""
         for optimizer in self._optimizers:

@@ -190,6 +190,20 @@ def test_a_learner_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPa
         learners.forward(unlucky(segments, HANGS))
 
 
+def test_time_in_which_everything_was_frozen_is_nobodys_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a paused container: the time to answer passes while nobody runs, and the trainer wakes up first."""
+    learners, segments = failing_pass()
+    monkeypatch.setattr(shared_pass, "ANSWER_SECONDS", 1.5)
+    trainer, learner = os.getpid(), learners.pids[0]
+    freeze = f"sleep 0.3; kill -STOP {trainer}; sleep 3; kill -CONT {trainer}; sleep 0.5; kill -CONT {learner}"
+    os.kill(learner, signal.SIGSTOP)
+    with learners, subprocess.Popen(["sh", "-c", freeze]) as outside:
+        started = time.monotonic()
+        learners.forward(NetworkInputs.of(segments))
+        assert time.monotonic() - started > 3
+        assert outside.wait(10) == 0
+
+
 def test_a_learner_with_another_policy_is_refused() -> None:
     policy, _ = rollout()
     recipe = partial(SmallRecurrentPolicy, policy.spec, size=5)

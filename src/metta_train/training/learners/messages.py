@@ -49,11 +49,3 @@ class Differentiated:
     """The gradients are in the memory."""
 
     playing: tuple[bool, ...]  # per trained parameter: whether it has one
-
-
-@dataclass(frozen=True, slots=True)
-class LearnerFailed:
-    """The learner's last words."""
-
-    traceback: str
-    memory_exhausted: str | None  # what was said when there was none left

@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from metta_train.envs.child_process import inherited
+from metta_train.envs.child_process import ChildFailed, inherited
 from metta_train.envs.shared_block import SharedBlock
 from metta_train.policies.held_signals import hold_signals
 from metta_train.training.allocator import keep_freed_memory
@@ -17,7 +17,6 @@ from metta_train.training.learners.messages import (
     Differentiated,
     Evaluated,
     Forward,
-    LearnerFailed,
     LearnerPlan,
     Ready,
 )
@@ -35,7 +34,7 @@ def main() -> None:
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return  # the trainer is done with us, or gone
         except Exception as error:  # whatever it is, the trainer shall show it
-            trainer.send(LearnerFailed(traceback.format_exc(), memory_exhausted(error)))
+            trainer.send(ChildFailed(traceback.format_exc(), memory_exhausted(error)))
 
 
 def _serve(trainer: Connection, weights_block: int, share_block: int) -> None:

@@ -10,7 +10,6 @@ the second one is worth a sixth. Processes have nothing to wait for but each oth
 from __future__ import annotations
 
 import itertools
-import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import TypeVar
 
 import torch
 
-from metta_train.envs.child_process import KILL_SECONDS, ChildProcess, stop_children
+from metta_train.envs.child_process import ChildFaultError, ChildProcess, stop_children
 from metta_train.envs.shared_block import SharedBlock
 from metta_train.envs.vector import WorkerError
 from metta_train.policies.policy import Policy
@@ -29,7 +28,6 @@ from metta_train.training.learners.messages import (
     Differentiated,
     Evaluated,
     Forward,
-    LearnerFailed,
     LearnerPlan,
     PolicyRecipe,
     Ready,
@@ -46,7 +44,6 @@ from metta_train.training.learners.network_pass import (
 
 _Answer = TypeVar("_Answer", Ready, Evaluated, Differentiated)
 
-CHECK_SECONDS = 0.25  # between two looks at whether the trainer was asked to stop
 # Nothing foreign runs in a learner, so it answers unless somebody stopped it; starting on a busy machine takes longest.
 ANSWER_SECONDS = 300.0
 
@@ -164,34 +161,25 @@ class SharedPass(NetworkPass):
     def _tell(self, learner: _Learner, message: LearnerPlan | Forward | Backward) -> None:
         assert self._stop.alive, "the learners have ended"
         try:
-            learner.child.connection.send(message)
-        except OSError:
-            # The learner is gone; what it said last, if anything, tells why.
-            if learner.child.connection.poll(KILL_SECONDS):
-                self._hear(learner)
-            raise _error(learner, learner.child.how_it_ended()) from None
+            learner.child.tell(message)
+        except ChildFaultError as fault:
+            raise _error_of(learner, fault) from None
 
     def _await(self, learner: _Learner, kind: type[_Answer]) -> _Answer:
-        deadline = time.monotonic() + ANSWER_SECONDS
-        while not learner.child.connection.poll(CHECK_SECONDS):
-            self._check()
-            if time.monotonic() > deadline:
-                raise _error(learner, f"did not answer within {ANSWER_SECONDS:g} seconds")
-        answer = self._hear(learner)
+        try:
+            answer = learner.child.hear_within(ANSWER_SECONDS, self._check)
+        except ChildFaultError as fault:
+            raise _error_of(learner, fault) from None
+        except TimeoutError:
+            raise _error(learner, f"did not answer within {ANSWER_SECONDS:g} seconds") from None
         assert isinstance(answer, kind), answer
         return answer
 
-    def _hear(self, learner: _Learner) -> object:
-        """The answer that waits in the connection."""
-        try:
-            answer = learner.child.connection.recv()
-        except (EOFError, OSError):
-            raise _error(learner, learner.child.how_it_ended()) from None
-        if isinstance(answer, LearnerFailed):
-            if answer.memory_exhausted is not None:
-                raise MemoryError(f"learner {learner.number}: {answer.memory_exhausted}")
-            raise _error(learner, f"failed:\n{answer.traceback}")
-        return answer
+
+def _error_of(learner: _Learner, fault: ChildFaultError) -> Exception:
+    if fault.memory_exhausted is not None:
+        return MemoryError(f"learner {learner.number}: {fault.memory_exhausted}")
+    return _error(learner, str(fault))
 
 
 def _error(learner: _Learner, what: str) -> WorkerError:

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from metta_train.policies.cpu_lstm import cpu_lstm, single_step, suits_cpu_lstm, suits_single_step
+from metta_train.policies.cpu_lstm import cpu_lstm, suits_cpu_lstm
+from metta_train.policies.kernels.products import multiplies
 from metta_train.specs.recurrent_state import RecurrentState
 
 
@@ -117,76 +118,80 @@ def test_other_kinds_of_lstm_are_left_to_torch(options):
     assert not suits_cpu_lstm(nn.LSTM(3, 4, **options), inputs)
 
 
-def test_lower_precisions_are_left_to_torch():
+def test_other_precisions_and_sizes_are_left_to_torch():
     lstm = nn.LSTM(3, 4)
+    assert suits_cpu_lstm(lstm, torch.zeros(1, 1, 3))
     assert not suits_cpu_lstm(lstm, torch.zeros(1, 1, 3, dtype=torch.bfloat16))
+    assert not suits_cpu_lstm(lstm, torch.zeros(1, 1, 3, dtype=torch.float64))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not suits_cpu_lstm(lstm, torch.zeros(1, 1, 3))
+        assert suits_cpu_lstm(nn.LSTM(32, 64), torch.zeros(1, 1, 32)) == multiplies(torch.bfloat16)
+        assert not suits_cpu_lstm(nn.LSTM(32, 60), torch.zeros(1, 1, 32))
+        assert not suits_cpu_lstm(nn.LSTM(60, 32), torch.zeros(1, 1, 60))
+    with torch.autocast("cpu", dtype=torch.float16):
+        assert not suits_cpu_lstm(nn.LSTM(32, 64), torch.zeros(1, 1, 32))
 
 
-def test_a_single_step_is_taken_without_gradients_only():
-    lstm, one, two = nn.LSTM(3, 4, batch_first=True), torch.zeros(5, 1, 3), torch.zeros(5, 2, 3)
-    with torch.no_grad():
-        assert suits_single_step(lstm, one)
-        assert not suits_single_step(lstm, two)
-        assert not suits_single_step(lstm, one.double())
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert suits_single_step(lstm, one)
-            assert not suits_single_step(lstm, two)
-            assert not suits_single_step(nn.LSTM(3, 4, bias=False), one)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert not suits_single_step(lstm, one)
+needs_tiles = pytest.mark.skipif(
+    not multiplies(torch.bfloat16), reason="this CPU has no tiles to multiply bfloat16 with (AMX)"
+)
 
 
-@settings(max_examples=40, deadline=None)
-@given(rows=st.integers(1, 40), inputs=st.integers(1, 11), size=st.integers(1, 40), seed=st.integers(0, 1000))
-def test_a_single_step_in_float32_equals_the_textbook(rows, inputs, size, seed):
-    generator = torch.Generator().manual_seed(seed)
+def torchs(lstm, inputs, state, resets):
+    """Step by step with torch's own LSTM, whose state is bfloat16 between two calls."""
+    outputs = []
+    for step, opens in enumerate(resets.unbind(1)):
+        hidden, cells = (tensor.transpose(0, 1).contiguous() for tensor in state.zero_where(opens).tensors)
+        output, after = lstm(inputs[:, step : step + 1], (hidden, cells))
+        state = RecurrentState(tuple(tensor.transpose(0, 1).float() for tensor in after))
+        outputs.append(output)
+    return torch.cat(outputs, dim=1), state
+
+
+def lstm_for_tiles(generator, inputs=32, size=64):
     lstm = nn.LSTM(inputs, size, num_layers=2, batch_first=True)
-    x, resets = torch.randn(rows, 1, inputs, generator=generator), torch.rand(rows, 1, generator=generator) < 0.3
-    state = RecurrentState(tuple(torch.randn(rows, 2, size, generator=generator) for _ in range(2)))
-    with torch.no_grad():
-        outputs, after = single_step(lstm, x, state, resets)
-        exact_state = RecurrentState(tuple(tensor.double() for tensor in state.tensors))
-        exact, exact_after = textbook(lstm.double(), x.double(), exact_state, resets)
-    pairs = zip((outputs, *after.tensors), (exact, *exact_after.tensors), strict=True)
-    for one, other in pairs:
-        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("input_dtype", [torch.float32, torch.bfloat16])
-def test_single_steps_in_bfloat16_are_as_exact_as_torchs(input_dtype):
-    """Twenty steps, each from the memory of the one before, with resets between them."""
-    generator = torch.Generator().manual_seed(0)
-    lstm = nn.LSTM(24, 40, num_layers=2, batch_first=True)
     with torch.no_grad():
         for parameter in lstm.parameters():
-            parameter.uniform_(-0.5, 0.5, generator=generator)
-    inputs = torch.randn(30, 20, 24, generator=generator).bfloat16()
-    resets = torch.rand(30, 20, generator=generator) < 0.1
-    first = RecurrentState(tuple(torch.randn(30, 2, 40, generator=generator).bfloat16().float() for _ in range(2)))
+            parameter.uniform_(-0.3, 0.3, generator=generator)
+    return lstm
 
-    def through(step):
-        state, outputs = first, []
-        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
-            for t in range(20):
-                output, state = step(inputs[:, t : t + 1].to(input_dtype), state, resets[:, t : t + 1])
-                outputs.append(output)
-        return torch.cat(outputs, dim=1), state
 
-    def torchs(one, state, opens):
-        hidden, cell = (tensor.transpose(0, 1).contiguous() for tensor in state.zero_where(opens[:, 0]).tensors)
-        output, after = lstm(one, (hidden, cell))
-        return output, RecurrentState(tuple(tensor.transpose(0, 1).float() for tensor in after))
+@needs_tiles
+@pytest.mark.parametrize("input_dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rows", [1, 30, 150])
+def test_in_bfloat16_everything_is_as_exact_as_torchs(input_dtype, rows):
+    """Values, states and all gradients, against the textbook in float64; 150 rows are more than one block."""
+    generator = torch.Generator().manual_seed(rows)
+    lstm = lstm_for_tiles(generator)
+    inputs = torch.randn(rows, 20, 32, generator=generator).bfloat16()
+    resets = torch.rand(rows, 20, generator=generator) < 0.1
+    state = RecurrentState(tuple(torch.randn(rows, 2, 64, generator=generator).bfloat16().float() for _ in range(2)))
+    shapes = ((rows, 20, 64), (rows, 2, 64), (rows, 2, 64))
+    downstream = [torch.randn(shape, generator=generator) for shape in shapes]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        fast = results(cpu_lstm, lstm, inputs.to(input_dtype), state, resets, downstream)
+    with torch.autocast("cpu", dtype=torch.bfloat16, cache_enabled=False):
+        other = results(torchs, lstm, inputs.to(input_dtype), state, resets, downstream)
+    exact_state = RecurrentState(tuple(tensor.double() for tensor in state.tensors))
+    exact = results(textbook, lstm.double(), inputs.double(), exact_state, resets, [d.double() for d in downstream])
+    for number, (one, two, truth) in enumerate(zip(fast, other, exact, strict=True)):
+        error, torchs_error = (one - truth).abs().mean(), (two - truth).abs().mean()
+        assert 0 < error < 1.5 * torchs_error + 1e-4, (number, error, torchs_error)
+        assert error < 0.05 * truth.abs().mean() + 1e-4, (number, error, truth.abs().mean())
 
-    fast = through(lambda *arguments: single_step(lstm, *arguments))
-    plain = through(torchs)
-    lstm.double()
-    double = RecurrentState(tuple(tensor.double() for tensor in first.tensors))
-    with torch.no_grad():
-        exact = textbook(lstm, inputs.double(), double, resets)
-    assert fast[0].dtype == torch.bfloat16 and fast[1].tensors[0].dtype == torch.float32
-    pairs = zip((fast[0], *fast[1].tensors), (plain[0], *plain[1].tensors), (exact[0], *exact[1].tensors), strict=True)
-    for one, other, truth in pairs:
-        error, torchs_error = (one.double() - truth).abs().mean(), (other.double() - truth).abs().mean()
-        assert 0 < error < 1.5 * torchs_error and error < 0.02
+
+@needs_tiles
+def test_in_bfloat16_a_step_at_a_time_gives_what_all_at_once_do():
+    generator = torch.Generator().manual_seed(0)
+    lstm = lstm_for_tiles(generator)
+    inputs, resets = torch.randn(9, 6, 32, generator=generator), torch.rand(9, 6, generator=generator) < 0.3
+    first = state = RecurrentState(tuple(torch.randn(9, 2, 64, generator=generator) for _ in range(2)))
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        at_once, last = cpu_lstm(lstm, inputs, first, resets)
+        outputs = []
+        for step in range(6):
+            output, state = cpu_lstm(lstm, inputs[:, step : step + 1], state, resets[:, step : step + 1])
+            outputs.append(output)
+    assert torch.equal(torch.cat(outputs, dim=1), at_once) and at_once.dtype == torch.bfloat16
+    for one, other in zip(state.tensors, last.tensors, strict=True):
+        assert torch.equal(one, other) and one.dtype == torch.float32

@@ -1,7 +1,7 @@
 """A linear layer and the ReLU or tanh behind it, as one operation on the CPU.
 
 The matrix product is torch's; bias, activation, their gradients and the sum for the bias's gradient are one pass each
-(`cpu_kernels.py`). Under bfloat16 autocast the products are bfloat16 and what is between them is float32.
+(`kernels/dense.py`). Under bfloat16 autocast the products are bfloat16 and what is between them is float32.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from metta_train.policies import cpu_kernels
 from metta_train.policies.held_weights import held, to_bfloat16
+from metta_train.policies.kernels import dense
+from metta_train.policies.kernels.numbers import numbers_of
 from metta_train.policies.watched import takes_cpu_kernels
 
 
@@ -29,8 +30,8 @@ class _Kernels:
 
 
 _KERNELS = {
-    functional.relu: _Kernels(cpu_kernels.relu_of_sum, cpu_kernels.through_relu),
-    torch.tanh: _Kernels(cpu_kernels.tanh_of_sum, cpu_kernels.through_tanh),
+    functional.relu: _Kernels(dense.relu_of_sum, dense.through_relu),
+    torch.tanh: _Kernels(dense.tanh_of_sum, dense.through_tanh),
 }
 
 
@@ -55,7 +56,7 @@ def weight_for(inputs: Tensor, weight: Tensor) -> Tensor:
 
 def _outputs(inputs: Tensor, weight: Tensor, bias: Tensor, kernels: _Kernels) -> Tensor:
     outputs = inputs @ weight.t()
-    kernels.forward(cpu_kernels.numbers_of(outputs), cpu_kernels.numbers_of(bias))
+    kernels.forward(numbers_of(outputs), numbers_of(bias))
     return outputs
 
 
@@ -83,6 +84,6 @@ class _ActivatedLinear(torch.autograd.Function):
         grad = grad.contiguous()
         grad_sums = torch.empty_like(grad)
         grad_bias = torch.zeros(weight.shape[0])
-        ctx.kernels.backward(*map(cpu_kernels.numbers_of, (grad, outputs, grad_sums, grad_bias)))
+        ctx.kernels.backward(*map(numbers_of, (grad, outputs, grad_sums, grad_bias)))
         grad_inputs = grad_sums @ weight if ctx.needs_input_grad[0] else None
         return grad_inputs, (grad_sums.t() @ inputs).float(), grad_bias, None

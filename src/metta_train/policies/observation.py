@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from metta_train.policies import cpu_kernels
+from metta_train.policies.kernels import tokens as token_kernels
 from metta_train.policies.watched import is_recorded
 from metta_train.specs.environment_spec import GLOBAL_LOCATION, PADDING_LOCATION, EnvironmentSpec, TokenObservation
 
@@ -148,7 +148,7 @@ class TokenBox(nn.Module):
         values = np.empty(rows * num_tokens, np.float32)
         ends = np.empty(rows, np.int32)
         board = np.full(256 * self.num_channels, -1, np.int32)
-        ignored = cpu_kernels.place_tokens(tokens.numpy(), *self._placing, board, places, values, ends)
+        ignored = token_kernels.place_tokens(tokens.numpy(), *self._placing, board, places, values, ends)
         with _COUNTING:
             self.ignored_tokens += ignored
         used = int(ends[-1]) if rows else 0

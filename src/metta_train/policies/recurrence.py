@@ -9,7 +9,7 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 
-from metta_train.policies.cpu_lstm import cpu_lstm, single_step, suits_cpu_lstm, suits_single_step
+from metta_train.policies.cpu_lstm import cpu_lstm, suits_cpu_lstm
 from metta_train.policies.held_signals import signals_held
 from metta_train.policies.initialization import Initializer, LstmBiasMode, LstmInputBias, Orthogonal, Zeros
 from metta_train.policies.watched import is_recorded, is_watched
@@ -52,8 +52,7 @@ def lstm_initial_values(num_layers: int, bias_init: LstmBiasMode) -> dict[str, I
 def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tensor) -> tuple[Tensor, RecurrentState]:
     """T steps of B rows through a batch-first LSTM; row b is zeroed before step t where `resets[b, t]`.
 
-    On the CPU `cpu_lstm.py` does it in float32, and a single step in bfloat16; recorded operations
-    (`watched.recorded`) go cell by cell. Else all rows go through torch's fused kernel as if they had no reset after
+    On the CPU `cpu_lstm.py` does it where it can; recorded operations (`watched.recorded`) go cell by cell. Else all rows go through torch's fused kernel as if they had no reset after
     their first step, and what follows a reset replaces that: it starts from zeros in a row of its own, in the same call
     (`outputs_alone`), or, because the kernel tells the state of all rows at the last step only, in one more call for
     each step at which rows reset. A single step costs one call and nothing depends on the data.
@@ -69,11 +68,8 @@ def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
     """
     if is_recorded():
         return _run_cells(lstm, inputs, state, resets)
-    if not is_watched(lstm):
-        if suits_single_step(lstm, inputs):
-            return single_step(lstm, inputs, state, resets)
-        if suits_cpu_lstm(lstm, inputs):
-            return cpu_lstm(lstm, inputs, state, resets)
+    if not is_watched(lstm) and suits_cpu_lstm(lstm, inputs):
+        return cpu_lstm(lstm, inputs, state, resets)
     state = state.zero_where(resets[:, 0])
     if inputs.shape[1] == 1:
         return _run_piece(lstm, inputs, state)

@@ -1,6 +1,6 @@
 """A linear layer with one output, such as a value head: a weighted sum, for which a matrix product is slow.
 
-On the CPU it reads its inputs once forward and once backward (`cpu_kernels.py`), in the same pass as the activation of
+On the CPU it reads its inputs once forward and once backward (`kernels/dense.py`), in the same pass as the activation of
 the layer before it where that has no other reader; the output is float32 also under bfloat16 autocast.
 """
 
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from metta_train.policies import cpu_kernels
 from metta_train.policies.activated_linear import activated_linear, weight_for
+from metta_train.policies.kernels import dense
+from metta_train.policies.kernels.numbers import numbers_of
 from metta_train.policies.watched import takes_cpu_kernels
 
 
@@ -60,12 +61,17 @@ class _SingleOutputBehind(torch.autograd.Function):
         bias: Tensor,
         relu: bool,  # autograd functions take no keywords
     ) -> Tensor:
-        numbers = cpu_kernels.numbers_of
         weight_here = weight_for(inputs, hidden_weight)
         hidden = inputs @ weight_here.t()
         out = inputs.new_empty(inputs.shape[0], 1, dtype=torch.float32)
-        arrays = (numbers(hidden), numbers(hidden_bias), numbers(weight)[0], numbers(bias)[0], numbers(out)[:, 0])
-        cpu_kernels.value_of_sums(relu, *arrays)
+        arrays = (
+            numbers_of(hidden),
+            numbers_of(hidden_bias),
+            numbers_of(weight)[0],
+            numbers_of(bias)[0],
+            numbers_of(out)[:, 0],
+        )
+        dense.value_of_sums(relu, *arrays)
         ctx.save_for_backward(inputs, weight_here, weight, hidden)
         ctx.relu = relu
         return out
@@ -74,15 +80,14 @@ class _SingleOutputBehind(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         inputs, hidden_weight, weight, hidden = ctx.saved_tensors
-        numbers = cpu_kernels.numbers_of
         grad_sums, grad_bias, grad_weight = (
             torch.empty_like(hidden),
             torch.zeros(weight.shape[1]),
             torch.zeros_like(weight),
         )
-        sums = (numbers(grad_sums), numbers(grad_bias), numbers(grad_weight)[0])
-        cpu_kernels.through_value_of_sums(
-            ctx.relu, numbers(grad.contiguous())[:, 0], numbers(hidden), numbers(weight)[0], *sums
+        sums = (numbers_of(grad_sums), numbers_of(grad_bias), numbers_of(grad_weight)[0])
+        dense.through_value_of_sums(
+            ctx.relu, numbers_of(grad.contiguous())[:, 0], numbers_of(hidden), numbers_of(weight)[0], *sums
         )
         grad_inputs = grad_sums @ hidden_weight if ctx.needs_input_grad[0] else None
         return grad_inputs, (grad_sums.t() @ inputs).float(), grad_bias, grad_weight, grad.sum(dim=0), None
@@ -100,8 +105,7 @@ class _SingleOutput(torch.autograd.Function):
     ) -> Tensor:
         inputs = inputs.contiguous()
         out = inputs.new_empty(inputs.shape[0], 1, dtype=torch.float32)
-        numbers = cpu_kernels.numbers_of
-        cpu_kernels.weighted_sums(numbers(inputs), numbers(weight)[0], numbers(bias)[0], numbers(out)[:, 0])
+        dense.weighted_sums(numbers_of(inputs), numbers_of(weight)[0], numbers_of(bias)[0], numbers_of(out)[:, 0])
         ctx.save_for_backward(inputs, weight)
         return out
 
@@ -111,7 +115,6 @@ class _SingleOutput(torch.autograd.Function):
         inputs, weight = ctx.saved_tensors
         grad = grad.contiguous()
         grad_inputs, grad_weight = torch.empty_like(inputs), torch.zeros_like(weight)
-        numbers = cpu_kernels.numbers_of
-        slopes, weights, sums = numbers(grad)[:, 0], numbers(weight)[0], numbers(grad_weight)[0]
-        cpu_kernels.through_weighted_sums(slopes, numbers(inputs), weights, numbers(grad_inputs), sums)
+        slopes, weights, sums = numbers_of(grad)[:, 0], numbers_of(weight)[0], numbers_of(grad_weight)[0]
+        dense.through_weighted_sums(slopes, numbers_of(inputs), weights, numbers_of(grad_inputs), sums)
         return grad_inputs, grad_weight, grad.sum(dim=0)

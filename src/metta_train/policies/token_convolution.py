@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from metta_train.policies import cpu_kernels
 from metta_train.policies.convolution import convolved_side
 from metta_train.policies.held_weights import held
+from metta_train.policies.kernels import tokens as token_kernels
+from metta_train.policies.kernels.numbers import numbers_of
 from metta_train.policies.observation import PlacedTokens, TokenBox
 from metta_train.policies.watched import takes_cpu_kernels
 
@@ -76,8 +77,7 @@ class _TokenConvolution(torch.autograd.Function):
         out = weight.new_empty(len(tokens.ends), height, width, weight.shape[0], dtype=dtype)
         by_place = held(_by_place, weight)
         places = (tokens.places, tokens.values, tokens.ends)
-        numbers = cpu_kernels.numbers_of
-        cpu_kernels.convolve_places(*places, numbers(by_place), numbers(bias), stride, relu, numbers(out))
+        token_kernels.convolve_places(*places, numbers_of(by_place), numbers_of(bias), stride, relu, numbers_of(out))
         ctx.save_for_backward(out)
         ctx.places, ctx.weight_shape, ctx.stride, ctx.relu = places, weight.shape, stride, relu
         return out
@@ -90,5 +90,5 @@ class _TokenConvolution(torch.autograd.Function):
         grad_weight = torch.zeros(kernel, kernel, in_channels, out_channels)
         grad_bias = torch.zeros(out_channels)
         tensors = (out, grad.contiguous(), grad_weight, grad_bias)
-        cpu_kernels.through_places(*ctx.places, ctx.stride, ctx.relu, *map(cpu_kernels.numbers_of, tensors))
+        token_kernels.through_places(*ctx.places, ctx.stride, ctx.relu, *map(numbers_of, tensors))
         return grad_weight.permute(3, 2, 0, 1).contiguous(), grad_bias, None, None, None, None, None, None

@@ -8,7 +8,7 @@ import pytest
 from numba.core.caching import IndexDataCacheFile
 from numba.core.registry import cpu_target
 
-from metta_train.policies.kernel_cache import KernelCache
+from metta_train.policies.kernels.kernel_cache import KernelCache
 
 
 def doubled(values):

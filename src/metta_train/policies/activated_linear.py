@@ -1,7 +1,7 @@
 """A linear layer and the ReLU or tanh behind it, as one operation on the CPU.
 
-The matrix product is torch's; bias, activation, their gradients and the sum for the bias's gradient are one pass each
-(`kernels/dense.py`). Under bfloat16 autocast the products are bfloat16 and what is between them is float32.
+Bias, activation, their gradients and the sum for the bias's gradient are one pass each (`kernels/dense.py`), behind a
+product of torch's; in bfloat16, on CPUs with tiles, in the same kernel as the product. Under bfloat16 autocast the products are bfloat16 and what is between them is float32.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch.nn import functional
 from metta_train.policies.held_weights import held, to_bfloat16
 from metta_train.policies.kernels import dense
 from metta_train.policies.kernels.numbers import numbers_of
+from metta_train.policies.kernels.products import TILE, multiplies, packed
 from metta_train.policies.watched import takes_cpu_kernels
 
 
@@ -25,26 +26,37 @@ from metta_train.policies.watched import takes_cpu_kernels
 class _Kernels:
     """Of one activation."""
 
+    relu: bool  # or tanh
     forward: Callable[..., None]
     backward: Callable[..., None]
 
 
 _KERNELS = {
-    functional.relu: _Kernels(dense.relu_of_sum, dense.through_relu),
-    torch.tanh: _Kernels(dense.tanh_of_sum, dense.through_tanh),
+    functional.relu: _Kernels(True, dense.relu_of_sum, dense.through_relu),
+    torch.tanh: _Kernels(False, dense.tanh_of_sum, dense.through_tanh),
 }
 
 
 def activated_linear(linear: nn.Linear, activation: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """`activation(linear(inputs))` for inputs `[N, in_features]`; fast for `functional.relu` and `torch.tanh`."""
-    kernels = _KERNELS.get(activation)
-    if kernels is None or linear.bias is None or not takes_cpu_kernels(inputs, linear):
+    if not has_kernels(activation) or linear.bias is None or not takes_cpu_kernels(inputs, linear):
         return activation(linear(inputs))
+    return activated_product(inputs, linear.weight, linear.bias, activation)
+
+
+def has_kernels(activation: Callable[[Tensor], Tensor]) -> bool:
+    """Whether the activation is one of them."""
+    return activation in _KERNELS
+
+
+def activated_product(inputs: Tensor, weight: Tensor, bias: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+    """`activation(linear(inputs, weight, bias))` on the CPU, for an activation that `has_kernels`."""
+    kernels = _KERNELS[activation]
     if torch.is_autocast_enabled("cpu"):
         inputs = inputs.to(torch.get_autocast_dtype("cpu"))
     if not torch.is_grad_enabled():
-        return _outputs(inputs, weight_for(inputs, linear.weight), linear.bias, kernels)
-    outputs = _ActivatedLinear.apply(inputs, linear.weight, linear.bias, kernels)
+        return _outputs(inputs.contiguous(), weight, bias, kernels)
+    outputs = _ActivatedLinear.apply(inputs, weight, bias, kernels)
     assert isinstance(outputs, Tensor)
     return outputs
 
@@ -54,8 +66,24 @@ def weight_for(inputs: Tensor, weight: Tensor) -> Tensor:
     return held(to_bfloat16, weight) if inputs.dtype == torch.bfloat16 else weight.detach().to(inputs.dtype)
 
 
+def suits_tiles(inputs: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels that multiply in tiles can do it; see `products.py`."""
+    fits = weight.shape[0] % TILE == 0 and weight.shape[1] % TILE == 0
+    return fits and inputs.dtype == torch.bfloat16 and multiplies(torch.bfloat16)
+
+
+def packed_for_outputs(weight: Tensor) -> Tensor:
+    """For `held`: what inputs are multiplied by."""
+    return packed(weight, dtype=torch.bfloat16, transposed=True)
+
+
 def _outputs(inputs: Tensor, weight: Tensor, bias: Tensor, kernels: _Kernels) -> Tensor:
-    outputs = inputs @ weight.t()
+    if suits_tiles(inputs, weight):
+        outputs = inputs.new_empty(inputs.shape[0], weight.shape[0])
+        tensors = (inputs, held(packed_for_outputs, weight), bias, outputs)
+        dense.linear_in_tiles(kernels.relu, *map(numbers_of, tensors))
+        return outputs
+    outputs = inputs @ weight_for(inputs, weight).t()
     kernels.forward(numbers_of(outputs), numbers_of(bias))
     return outputs
 
@@ -71,9 +99,9 @@ class _ActivatedLinear(torch.autograd.Function):
         bias: Tensor,
         kernels: _Kernels,
     ) -> Tensor:
-        weight_here = weight_for(inputs, weight)
-        outputs = _outputs(inputs, weight_here, bias, kernels)
-        ctx.save_for_backward(inputs, weight_here, outputs)
+        inputs = inputs.contiguous()
+        outputs = _outputs(inputs, weight, bias, kernels)
+        ctx.save_for_backward(inputs, weight, outputs)
         ctx.kernels = kernels
         return outputs
 
@@ -81,9 +109,17 @@ class _ActivatedLinear(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         inputs, weight, outputs = ctx.saved_tensors
+        kernels: _Kernels = ctx.kernels
         grad = grad.contiguous()
         grad_sums = torch.empty_like(grad)
         grad_bias = torch.zeros(weight.shape[0])
-        ctx.kernels.backward(*map(numbers_of, (grad, outputs, grad_sums, grad_bias)))
-        grad_inputs = grad_sums @ weight if ctx.needs_input_grad[0] else None
+        grad_inputs = None
+        if suits_tiles(inputs, weight) and ctx.needs_input_grad[0]:
+            grad_inputs = torch.empty_like(inputs)
+            weights = packed(weight, dtype=torch.bfloat16)
+            tensors = (grad, outputs, weights, grad_sums, grad_bias, grad_inputs)
+            dense.through_linear_in_tiles(kernels.relu, *map(numbers_of, tensors))
+        else:
+            kernels.backward(*map(numbers_of, (grad, outputs, grad_sums, grad_bias)))
+            grad_inputs = grad_sums @ weight_for(grad, weight) if ctx.needs_input_grad[0] else None
         return grad_inputs, (grad_sums.t() @ inputs).float(), grad_bias, None

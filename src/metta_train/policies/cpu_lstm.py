@@ -20,10 +20,8 @@ from torch.autograd.function import once_differentiable
 from metta_train.policies.held_weights import held
 from metta_train.policies.kernels.lstm import lstm_layer, through_lstm_layer
 from metta_train.policies.kernels.numbers import numbers_of
-from metta_train.policies.kernels.products import multiplies, packed
+from metta_train.policies.kernels.products import TILE, multiplies, packed
 from metta_train.specs.recurrent_state import RecurrentState
-
-_TILE = 32  # what bfloat16 products take from the inner side at once; other sizes are left to torch
 
 
 def suits_cpu_lstm(lstm: nn.LSTM, inputs: Tensor) -> bool:
@@ -33,7 +31,7 @@ def suits_cpu_lstm(lstm: nn.LSTM, inputs: Tensor) -> bool:
         return False
     if not torch.is_autocast_enabled("cpu"):
         return inputs.dtype == torch.float32 and multiplies(torch.float32)
-    fits = lstm.input_size % _TILE == 0 and lstm.hidden_size % _TILE == 0
+    fits = lstm.input_size % TILE == 0 and lstm.hidden_size % TILE == 0
     return fits and torch.get_autocast_dtype("cpu") == torch.bfloat16 and multiplies(torch.bfloat16)
 
 

@@ -9,8 +9,8 @@ from typing import Self, final
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
+from metta_train.policies.action_distribution import log_probs_and_entropy, sample
 from metta_train.policies.action_rows import EMBEDDING_ROWS, ActionRows
 from metta_train.policies.initialization import Initializer
 from metta_train.policies.recurrence import outputs_alone
@@ -95,17 +95,9 @@ class Policy(nn.Module, ABC):
     ) -> PolicyStep:
         """Sample one action per row of `observations[B, ...]`; noise comes from `generator` alone."""
         output = self(observations.unsqueeze(1), state, resets.unsqueeze(1))
-        log_probs = functional.log_softmax(output.logits.squeeze(1).float(), dim=-1)
-        # Gumbel-max: argmax(log p + g) is a draw from p, and -log of an exponential draw is Gumbel noise. The draw can
-        # be 0 in float32, which would turn an impossible action (log p = -inf) into nan.
-        noise = torch.empty_like(log_probs).exponential_(generator=generator)
-        noise.clamp_min_(torch.finfo(torch.float32).tiny)
-        actions = (log_probs - noise.log()).argmax(dim=-1)
+        actions, log_probs = sample(output.logits.squeeze(1), generator)
         return PolicyStep(
-            actions=actions,
-            log_probs=log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1),
-            values=output.values.squeeze(1).float(),
-            state=output.state,
+            actions=actions, log_probs=log_probs, values=output.values.squeeze(1).float(), state=output.state
         )
 
     @final
@@ -115,14 +107,8 @@ class Policy(nn.Module, ABC):
         """Log-probs and entropy of stored `actions[B, T]` under the present weights."""
         with outputs_alone():
             output = self(observations, state, resets)
-        log_probs = functional.log_softmax(output.logits.float(), dim=-1)
-        # An impossible action has p = 0 and log p = -inf, whose product is nan; its share of the entropy is 0.
-        entropy = -(log_probs.exp() * log_probs.clamp_min(torch.finfo(torch.float32).min)).sum(dim=-1)
-        return ActionEvaluation(
-            log_probs=log_probs.gather(-1, actions.long().unsqueeze(-1)).squeeze(-1),
-            entropy=entropy,
-            values=output.values.float(),
-        )
+        log_probs, entropy = log_probs_and_entropy(output.logits, actions)
+        return ActionEvaluation(log_probs=log_probs, entropy=entropy, values=output.values.float())
 
     @property
     def action_names(self) -> tuple[str, ...]:

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from metta_train.policies.activated_linear import activated_linear, weight_for
+from metta_train.policies.activated_linear import activated_linear, packed_for_outputs, suits_tiles, weight_for
+from metta_train.policies.held_weights import held
 from metta_train.policies.kernels import dense
 from metta_train.policies.kernels.numbers import numbers_of
+from metta_train.policies.kernels.products import packed
 from metta_train.policies.watched import takes_cpu_kernels
 
 
@@ -61,18 +63,18 @@ class _SingleOutputBehind(torch.autograd.Function):
         bias: Tensor,
         relu: bool,  # autograd functions take no keywords
     ) -> Tensor:
-        weight_here = weight_for(inputs, hidden_weight)
-        hidden = inputs @ weight_here.t()
+        inputs = inputs.contiguous()
         out = inputs.new_empty(inputs.shape[0], 1, dtype=torch.float32)
-        arrays = (
-            numbers_of(hidden),
-            numbers_of(hidden_bias),
-            numbers_of(weight)[0],
-            numbers_of(bias)[0],
-            numbers_of(out)[:, 0],
-        )
-        dense.value_of_sums(relu, *arrays)
-        ctx.save_for_backward(inputs, weight_here, weight, hidden)
+        head = (numbers_of(hidden_bias), numbers_of(weight)[0], numbers_of(bias)[0])
+        if suits_tiles(inputs, hidden_weight):
+            hidden = inputs.new_empty(inputs.shape[0] if ctx.needs_input_grad[1] else 0, hidden_weight.shape[0])
+            weights = held(packed_for_outputs, hidden_weight)
+            product = (numbers_of(inputs), numbers_of(weights))
+            dense.value_in_tiles(relu, *product, *head, numbers_of(hidden), numbers_of(out)[:, 0])
+        else:
+            hidden = inputs @ weight_for(inputs, hidden_weight).t()
+            dense.value_of_sums(relu, numbers_of(hidden), *head, numbers_of(out)[:, 0])
+        ctx.save_for_backward(inputs, hidden_weight, weight, hidden)
         ctx.relu = relu
         return out
 
@@ -86,10 +88,14 @@ class _SingleOutputBehind(torch.autograd.Function):
             torch.zeros_like(weight),
         )
         sums = (numbers_of(grad_sums), numbers_of(grad_bias), numbers_of(grad_weight)[0])
-        dense.through_value_of_sums(
-            ctx.relu, numbers_of(grad.contiguous())[:, 0], numbers_of(hidden), numbers_of(weight)[0], *sums
-        )
-        grad_inputs = grad_sums @ hidden_weight if ctx.needs_input_grad[0] else None
+        known = (numbers_of(grad.contiguous())[:, 0], numbers_of(hidden), numbers_of(weight)[0])
+        if suits_tiles(inputs, hidden_weight):
+            grad_inputs = torch.empty_like(inputs)
+            weights = packed(hidden_weight, dtype=torch.bfloat16)
+            dense.through_value_in_tiles(ctx.relu, *known, numbers_of(weights), *sums, numbers_of(grad_inputs))
+        else:
+            dense.through_value_of_sums(ctx.relu, *known, *sums)
+            grad_inputs = grad_sums @ weight_for(inputs, hidden_weight) if ctx.needs_input_grad[0] else None
         return grad_inputs, (grad_sums.t() @ inputs).float(), grad_bias, grad_weight, grad.sum(dim=0), None
 
 

@@ -13,6 +13,7 @@ from metta_train.policies.activated_linear import activated_linear
 from metta_train.policies.component_graph.component import Built, Signal, Site
 from metta_train.policies.component_graph.library import LIBRARY
 from metta_train.policies.config import AgentConfig, ComponentConfig, SourceConfig
+from metta_train.policies.convolution import activated_convolution
 from metta_train.policies.observation import TokenBox
 from metta_train.policies.policy import Policy
 from metta_train.policies.recurrence import run_lstm
@@ -138,6 +139,8 @@ def _runner(name: str, components: Mapping[str, ComponentConfig], built: Mapping
         return partial(single_output, module)
     if isinstance(module, nn.Conv2d) and left is not None and isinstance(left.module, TokenBox):
         return partial(convolve_tokens, module, activation, left.module)
+    if isinstance(module, nn.Conv2d) and activation is not None:
+        return partial(activated_convolution, module, activation)
     return module if activation is None else partial(_activated, module, activation)
 
 

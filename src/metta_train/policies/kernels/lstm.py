@@ -141,7 +141,12 @@ def through_lstm_layer(
     num_rows, num_steps, size = grad_outputs.shape
     width = grad_inputs.shape[2]
     gate, cell = np.empty(4 * size, np.float32), np.empty(size, np.float32)
-    entering, forgetting, candidate, leaving = gate[:size], gate[size : 2 * size], gate[2 * size : 3 * size], gate[3 * size :]
+    entering, forgetting, candidate, leaving = (
+        gate[:size],
+        gate[size : 2 * size],
+        gate[2 * size : 3 * size],
+        gate[3 * size :],
+    )
     sums = np.empty(4 * size, np.float32)
     to_entering, to_forgetting = sums[:size], sums[size : 2 * size]
     to_candidate, to_leaving = sums[2 * size : 3 * size], sums[3 * size :]

@@ -18,9 +18,10 @@ from torch import Tensor
 from metta_train.policies.kernels.compiled import MATH, inline
 
 
-def numbers_of(tensor: Tensor) -> NDArray[np.float32] | NDArray[np.uint16]:
-    """The memory of a float32 tensor, or that of a bfloat16 tensor as 16-bit numbers."""
-    tensor = tensor.detach()
+def numbers_of(tensor: Tensor) -> NDArray[Any]:
+    """The memory of a tensor; that of a bfloat16 tensor as 16-bit numbers."""
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     return tensor.view(torch.uint16).numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 

@@ -20,13 +20,14 @@ from numba import types
 from numba.extending import overload
 from torch import Tensor
 
-from metta_train.policies.kernels.compiled import kernel
+from metta_train.policies.kernels.compiled import inline, kernel
 from metta_train.policies.kernels.numbers import bits_of, numbers_of
 
 _BRGEMM = "_ZN2at6native7cpublas6brgemmEllllllbPKN3c108BFloat16ES5_Pfb"
 _RELEASE = "_ZN2at6native7cpublas14brgemm_releaseEb"
 _COULD_PACK = "_ZN2at6native7cpublas10could_packEN3c1010ScalarTypeE"
 _BFLOAT16 = 15  # of c10::ScalarType
+TILE = 32  # rows and columns of a packed bfloat16 matrix come in multiples of it
 _NOT_TRANSPOSED = ord("N")
 
 _size, _address, _bool = types.int64, types.intp, types.uint8
@@ -62,30 +63,30 @@ def multiplies(dtype: torch.dtype) -> bool:
 
 
 def packed(*matrices: Tensor, dtype: torch.dtype, transposed: bool = False) -> Tensor:
-    """The right-hand side of `multiply`, `[K, N]`, from float32 matrices that stand side by side; K is even.
-
-    In bfloat16 two numbers of a column, one above the other, become neighbours.
+    """The right-hand side of `multiply`, [K, N], from float32 matrices that stand side by side.
 
     Args:
-        matrices: `[K, n]` each, and N is the sum of n; transposed: `[N, k]` each, and K is the sum of k.
+        matrices: `[K, n]` each, and N is the sum of n; transposed: `[N, k]` each, and K is the sum of k. In bfloat16
+            K and N, or every k, are multiples of `TILE`.
         dtype: float32 or bfloat16.
         transposed: whether they are.
+
+    Returns:
+        float32 `[K, N]`; for bfloat16 int32 `[K / 2, N]`, each with two numbers of a column, the lower one above.
     """
     if dtype == torch.float32:
         matrix = torch.cat(matrices, dim=1) if len(matrices) > 1 else matrices[0]
         return (matrix.t() if transposed else matrix).detach().contiguous()
     height, width = matrices[0].shape[0], sum(matrix.shape[1] for matrix in matrices)
-    out = torch.empty((width, height) if transposed else (height, width), dtype=dtype)
-    pairs = out.view(-1, 2 * out.shape[1]).view(torch.int32).numpy().view(np.uint32)
+    out = torch.empty((width // 2, height) if transposed else (height // 2, width), dtype=torch.int32)
+    pairs = out.numpy()
     first = 0
     for matrix in matrices:
         if transposed:
-            end = first + matrix.shape[1] // 2
-            _pack_transposed(numbers_of(matrix), pairs[first:end])
+            _pack_transposed(numbers_of(matrix), first // 2, pairs)
         else:
-            end = first + matrix.shape[1]
-            _pack(numbers_of(matrix), pairs[:, first:end])
-        first = end
+            _pack(numbers_of(matrix), first, pairs)
+        first += matrix.shape[1]
     return out
 
 
@@ -136,27 +137,32 @@ def _compiled_end_of_products(left):
     return lambda left: None
 
 
+@inline
+def _pair(low, high):
+    return np.int32(bits_of(low) | np.uint32(bits_of(high) << np.uint32(16)))
+
+
 @kernel
-def _pack(matrix, pairs) -> None:
-    """pairs[k, n] <- the bits of matrix[2 k, n] and, above them, of matrix[2 k + 1, n]."""
+def _pack(matrix, first, pairs) -> None:
+    """pairs[k, first + n] <- matrix[2 k, n] and matrix[2 k + 1, n]."""
     for k in range(pairs.shape[0]):
-        low, high, row = matrix[2 * k], matrix[2 * k + 1], pairs[k]
-        for n in range(row.size):
-            row[n] = bits_of(low[n]) | np.uint32(bits_of(high[n]) << np.uint32(16))
+        low, high, row = matrix[2 * k], matrix[2 * k + 1], pairs[k, first:]
+        for n in range(low.size):
+            row[n] = _pair(low[n], high[n])
 
 
 @kernel
-def _pack_transposed(matrix, pairs) -> None:
-    """pairs[k, n] <- the bits of matrix[n, 2 k] and, above them, of matrix[n, 2 k + 1]."""
-    words = np.empty((16, pairs.shape[0]), np.uint32)  # of some rows, so that both sides are read and written in lines
-    for first in range(0, pairs.shape[1], 16):
-        end = min(first + 16, pairs.shape[1])
-        for n in range(first, end):
-            row, line = matrix[n], words[n - first]
+def _pack_transposed(matrix, first, pairs) -> None:
+    """pairs[first + k, n] <- matrix[n, 2 k] and matrix[n, 2 k + 1]."""
+    words = np.empty((16, matrix.shape[1] // 2), np.int32)  # of 16 rows, so that lines are read and written whole
+    for begin in range(0, pairs.shape[1], 16):
+        end = min(begin + 16, pairs.shape[1])
+        for n in range(begin, end):
+            row, line = matrix[n], words[n - begin]
             for k in range(line.size):
-                line[k] = bits_of(row[2 * k]) | np.uint32(bits_of(row[2 * k + 1]) << np.uint32(16))
-        for k in range(pairs.shape[0]):
-            target = pairs[k, first:end]
+                line[k] = _pair(row[2 * k], row[2 * k + 1])
+        for k in range(words.shape[1]):
+            target = pairs[first + k, begin:end]
             for n in range(target.size):
                 target[n] = words[n, k]
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from metta_train.policies.action_rows import EMBEDDING_ROWS
 from metta_train.policies.activated_linear import activated_linear
 from metta_train.policies.actor_head import EmbeddingActor
-from metta_train.policies.convolution import Conv2d, convolved_side
+from metta_train.policies.convolution import Conv2d, activated_convolution, convolved_side
 from metta_train.policies.initialization import EmbeddingMaxAbs, LstmBiasMode, Orthogonal, UniformRange, Zeros
 from metta_train.policies.observation import TokenBox, token_observation
 from metta_train.policies.py_agents.py_agent import PyAgent
@@ -73,7 +73,7 @@ class Fast(PyAgent):
         rows_and_steps = resets.shape  # the layers see [B * T, ...], the LSTM [B, T, ...]
 
         x = convolve_tokens(self.cnn1, functional.relu, self.box, observations.flatten(0, 1))
-        x = functional.relu(self.cnn2(x))
+        x = activated_convolution(self.cnn2, functional.relu, x)
         x = activated_linear(self.fc1, functional.relu, x.flatten(1))
         x = activated_linear(self.encoded_obs, functional.relu, x)
 

@@ -1,7 +1,8 @@
 """A linear layer and the ReLU or tanh behind it, as one operation on the CPU.
 
-Bias, activation, their gradients and the sum for the bias's gradient are one pass each (`kernels/dense.py`), behind a
-product of torch's; in bfloat16, on CPUs with tiles, in the same kernel as the product. Under bfloat16 autocast the products are bfloat16 and what is between them is float32.
+Bias, activation, their gradients and the sum for the bias's gradient are one pass each (`kernels/dense.py`) behind
+products of torch's; in bfloat16, on CPUs with tiles, they are in one kernel with the products. Under bfloat16 autocast
+the products are bfloat16 and what is between them is float32.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ class _ActivatedLinear(torch.autograd.Function):
         grad_inputs = None
         if suits_tiles(inputs, weight) and ctx.needs_input_grad[0]:
             grad_inputs = torch.empty_like(inputs)
-            weights = packed(weight, dtype=torch.bfloat16)
+            weights = packed(weight, dtype=inputs.dtype)
             tensors = (grad, outputs, weights, grad_sums, grad_bias, grad_inputs)
             dense.through_linear_in_tiles(kernels.relu, *map(numbers_of, tensors))
         else:

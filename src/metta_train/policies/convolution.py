@@ -33,8 +33,9 @@ class Conv2d(nn.Conv2d):
 
 def activated_convolution(convolution: nn.Conv2d, activation: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """`activation(convolution(inputs))` for inputs `[N, C, height, width]`."""
-    product = isinstance(convolution, Conv2d) and convolution.is_product(inputs)
-    if not product or convolution.bias is None or not has_kernels(activation) or not takes_cpu_kernels(inputs):
+    if not isinstance(convolution, Conv2d) or not convolution.is_product(inputs) or convolution.bias is None:
+        return activation(convolution(inputs))
+    if not has_kernels(activation) or not takes_cpu_kernels(inputs):
         return activation(convolution(inputs))
     return activated_product(_rows(inputs), convolution.matrix(), convolution.bias, activation)[:, :, None, None]
 

@@ -43,7 +43,8 @@ def cpu_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tenso
     if torch.is_grad_enabled():
         outputs, hidden, cells = _Lstm.apply(inputs, *state.tensors, resets, *parameters)  # pyright: ignore[reportGeneralTypeIssues]
     else:
-        outputs, hidden, cells, _ = _forward(inputs, *state.tensors, resets, parameters)
+        hidden, cells = state.tensors
+        outputs, hidden, cells, _ = _forward(inputs, hidden, cells, resets, parameters)
     return outputs, RecurrentState((hidden, cells))
 
 

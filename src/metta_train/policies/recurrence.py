@@ -52,10 +52,11 @@ def lstm_initial_values(num_layers: int, bias_init: LstmBiasMode) -> dict[str, I
 def run_lstm(lstm: nn.LSTM, inputs: Tensor, state: RecurrentState, resets: Tensor) -> tuple[Tensor, RecurrentState]:
     """T steps of B rows through a batch-first LSTM; row b is zeroed before step t where `resets[b, t]`.
 
-    On the CPU `cpu_lstm.py` does it where it can; recorded operations (`watched.recorded`) go cell by cell. Else all rows go through torch's fused kernel as if they had no reset after
-    their first step, and what follows a reset replaces that: it starts from zeros in a row of its own, in the same call
-    (`outputs_alone`), or, because the kernel tells the state of all rows at the last step only, in one more call for
-    each step at which rows reset. A single step costs one call and nothing depends on the data.
+    On the CPU `cpu_lstm.py` does it where it can; recorded operations (`watched.recorded`) go cell by cell. Else all
+    rows go through torch's fused kernel as if they had no reset after their first step, and what follows a reset
+    replaces that: it starts from zeros in a row of its own, in the same call (`outputs_alone`), or, because the kernel
+    tells the state of all rows at the last step only, in one more call for each step at which rows reset. A single
+    step costs one call and nothing depends on the data.
 
     Args:
         lstm: `batch_first=True`, not bidirectional, no dropout.

@@ -1,7 +1,7 @@
 """A linear layer with one output, such as a value head: a weighted sum, for which a matrix product is slow.
 
-On the CPU it reads its inputs once forward and once backward (`kernels/dense.py`), in the same pass as the activation of
-the layer before it where that has no other reader; the output is float32 also under bfloat16 autocast.
+On the CPU it reads its inputs once forward and once backward, in the same pass as the activation of the layer before it
+where that has no other reader (`kernels/dense.py`); the output is float32 also under bfloat16 autocast.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class _SingleOutputBehind(torch.autograd.Function):
         known = (numbers_of(grad.contiguous())[:, 0], numbers_of(hidden), numbers_of(weight)[0])
         if suits_tiles(inputs, hidden_weight):
             grad_inputs = torch.empty_like(inputs)
-            weights = packed(hidden_weight, dtype=torch.bfloat16)
+            weights = packed(hidden_weight, dtype=inputs.dtype)
             dense.through_value_in_tiles(ctx.relu, *known, numbers_of(weights), *sums, numbers_of(grad_inputs))
         else:
             dense.through_value_of_sums(ctx.relu, *known, *sums)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import importlib.util
 import threading
 import time
+from typing import Any
 
 import numba
 import pytest
@@ -39,3 +41,23 @@ def test_who_saves_at_the_same_moment_takes_turns(tmp_path, monkeypatch: pytest.
     for (arguments,), result in compiled.overloads.items():
         found = KernelCache(doubled).load_overload(result.signature, cpu_target.target_context)
         assert found is not None and found.signature.args == (arguments,)
+
+
+def test_a_kernel_is_compiled_anew_when_a_file_beside_its_own_has_changed(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    """It may have taken a function from there."""
+    monkeypatch.setattr("numba.core.config.CACHE_DIR", str(tmp_path / "compiled"))
+    folder = tmp_path / "kernels"
+    folder.mkdir()
+    (folder / "mine.py").write_text("def twice(values):\n    return values * 2\n")
+    (folder / "other.py").write_text("")
+    spec = importlib.util.spec_from_file_location("mine", folder / "mine.py")
+    assert spec is not None and spec.loader is not None
+    mine = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(mine)
+    dispatcher: Any = numba.njit(mine.twice)
+    dispatcher.compile((numba.float32[:],))
+    (compiled,) = dispatcher.overloads.values()
+    KernelCache(mine.twice).save_overload(compiled.signature, compiled)
+    assert KernelCache(mine.twice).load_overload(compiled.signature, cpu_target.target_context) is not None
+    (folder / "other.py").write_text("CHANGED = True\n")
+    assert KernelCache(mine.twice).load_overload(compiled.signature, cpu_target.target_context) is None

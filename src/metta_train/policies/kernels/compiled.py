@@ -7,6 +7,7 @@ from typing import Any
 
 import llvmlite.binding as llvm
 import numba
+from numba.core import config
 
 from metta_train.policies.kernels.kernel_cache import KernelCache
 
@@ -33,8 +34,9 @@ def _use_wide_registers() -> None:
     times as fast on a Xeon with AMX (docs/benchmarks.md). Numba has one setting for all that it compiles.
     """
     features = llvm.get_host_cpu_features()
-    if features.get("avx512bf16") and numba.config.CPU_NAME is None and numba.config.CPU_FEATURES is None:  # pyright: ignore[reportAttributeAccessIssue]
-        numba.config.CPU_FEATURES = f"{features.flatten()},-prefer-256-bit"  # pyright: ignore[reportAttributeAccessIssue]
+    settings: Any = config  # which has its names from the environment
+    if features.get("avx512bf16") and settings.CPU_NAME is None and settings.CPU_FEATURES is None:
+        settings.CPU_FEATURES = f"{features.flatten()},-prefer-256-bit"
 
 
 _use_wide_registers()

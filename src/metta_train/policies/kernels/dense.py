@@ -1,6 +1,6 @@
 """Linear layers with what stands behind them: bias, activation, and perhaps a layer with a single output.
 
-The first kernels take the sums of a product that torch made. Those that end in `_in_tiles` make it themselves, some rows
+Most kernels take the sums of a product that torch made. Those that end in `_in_tiles` make it themselves, some rows
 at a time, so that its sums are read while they are in the cache; they need what `multiplies` tells.
 """
 

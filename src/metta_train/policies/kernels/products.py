@@ -1,10 +1,10 @@
 """Matrix products inside of kernels, by the routines that torch's own operations call.
 
-torch.mm of 48 x 128 by 128 x 512 in bfloat16 takes 25 us on a Xeon with AMX, the product itself 4: torch looks up what to
-call and packs one of the matrices again. Kernels that multiply in a loop call the routine. For bfloat16 that is what
-torch's attention and its compiler multiply small blocks with, for float32 the BLAS that torch brings. torch
-promises neither, so `multiplies` looks for them and tries them once. The name of the first holds the types of its
-arguments, as C++ names do, so another version of it is not found rather than called wrongly.
+torch.mm of 48 x 128 by 128 x 512 in bfloat16 takes 25 us on a Xeon with AMX, the product itself 4: torch looks up what
+to call and packs one of the matrices again. Kernels that multiply in a loop call the routine. For bfloat16 that is what
+torch's attention and its compiler multiply small blocks with, for float32 the BLAS that torch brings. torch promises
+neither, so `multiplies` looks for them and tries them once. The name of the first holds the types of its arguments, as
+C++ names do: a version with others is not found, rather than called wrongly.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import functools
 from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 import numpy as np
@@ -31,7 +32,7 @@ TILE = 32  # rows and columns of a packed bfloat16 matrix come in multiples of i
 _NOT_TRANSPOSED = ord("N")
 
 _size, _address, _bool = types.int64, types.intp, types.uint8
-# Rows, columns, inner size; row lengths of left, right and out; whether to add; left, right, out; whether right is packed.
+# Rows, columns, inner size; row lengths of left, right, out; whether to add; left, right, out; whether right is packed.
 _brgemm = types.ExternalFunction(
     "metta_train_brgemm", types.void(*[_size] * 6, _bool, _address, _address, _address, _bool)
 )
@@ -48,17 +49,18 @@ def multiplies(dtype: torch.dtype) -> bool:
         return False
     try:
         library = ctypes.CDLL(str(next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"))))
-        addresses = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in names]
+        found = [getattr(library, name) for name in names]
     except (OSError, AttributeError, StopIteration):
         return False
     if dtype == torch.float32:
-        llvm.add_symbol("metta_train_sgemm", addresses[0])
+        llvm.add_symbol("metta_train_sgemm", _address_of(found[0]))
     else:
-        could_pack = ctypes.CFUNCTYPE(ctypes.c_bool, ctypes.c_int8)(addresses[2])
+        brgemm, release, could_pack = found
+        could_pack.restype, could_pack.argtypes = ctypes.c_bool, [ctypes.c_int8]
         if not could_pack(_BFLOAT16):  # the CPU has no tiles (AMX), and the routine would end the process
             return False
-        llvm.add_symbol("metta_train_brgemm", addresses[0])
-        llvm.add_symbol("metta_train_brgemm_release", addresses[1])
+        llvm.add_symbol("metta_train_brgemm", _address_of(brgemm))
+        llvm.add_symbol("metta_train_brgemm_release", _address_of(release))
     return _is_right(dtype)
 
 
@@ -74,33 +76,39 @@ def packed(*matrices: Tensor, dtype: torch.dtype, transposed: bool = False) -> T
     Returns:
         float32 `[K, N]`; for bfloat16 int32 `[K / 2, N]`, each with two numbers of a column, the lower one above.
     """
-    if dtype == torch.float32:
-        matrix = torch.cat(matrices, dim=1) if len(matrices) > 1 else matrices[0]
-        return (matrix.t() if transposed else matrix).detach().contiguous()
+    step = 2 if dtype == torch.bfloat16 else 1
+    if step == 1 and not transposed and len(matrices) == 1:
+        return matrices[0].detach().contiguous()
     height, width = matrices[0].shape[0], sum(matrix.shape[1] for matrix in matrices)
-    out = torch.empty((width // 2, height) if transposed else (height // 2, width), dtype=torch.int32)
-    pairs = out.numpy()
+    inner, columns = (width, height) if transposed else (height, width)
+    out = torch.empty(inner // step, columns, dtype=torch.int32 if step == 2 else torch.float32)
     first = 0
     for matrix in matrices:
         if transposed:
-            _pack_transposed(numbers_of(matrix), first // 2, pairs)
+            entries = matrix.shape[1] // step
+            _place_transposed(numbers_of(matrix), first, entries, out.numpy())
+            first += entries
         else:
-            _pack(numbers_of(matrix), first, pairs)
-        first += matrix.shape[1]
+            _place(numbers_of(matrix), first, out.numpy())
+            first += matrix.shape[1]
     return out
 
 
-def multiply(left, right, out) -> None:  # for Numba alone, see _compiled_multiply
+def multiply(left, right, out) -> None:
+    """Out [M, N] float32 <- left [M, K] right [K, N], which is `packed`; in kernels alone.
+
+    Rows of left and out may lie apart.
+    """
     raise NotImplementedError
 
 
-def end_of_products(left) -> None:  # for Numba alone, see _compiled_end_of_products
+def end_of_products(left) -> None:
+    """After the last product of a kernel: gives the tiles of the CPU back, which torch's operations set up too."""
     raise NotImplementedError
 
 
 @overload(multiply)
 def _compiled_multiply(left, right, out):
-    """Out [M, N] float32 <- left [M, K] right [K, N], which is `packed`; rows of left and out may lie apart."""
     if left.dtype == types.uint16:
 
         def multiply_bits(left, right, out) -> None:
@@ -131,10 +139,17 @@ def _compiled_multiply(left, right, out):
 
 @overload(end_of_products)
 def _compiled_end_of_products(left):
-    """After the last product of a kernel: gives the tiles of the CPU back, which torch's operations set up too."""
     if left.dtype == types.uint16:
         return lambda left: _brgemm_release(1)
     return lambda left: None
+
+
+def _beside(out, row, k):  # for Numba alone
+    raise NotImplementedError
+
+
+def _below(out, matrix, k, n):  # for Numba alone
+    raise NotImplementedError
 
 
 @inline
@@ -142,35 +157,57 @@ def _pair(low, high):
     return np.int32(bits_of(low) | np.uint32(bits_of(high) << np.uint32(16)))
 
 
-@kernel
-def _pack(matrix, first, pairs) -> None:
-    """pairs[k, first + n] <- matrix[2 k, n] and matrix[2 k + 1, n]."""
-    for k in range(pairs.shape[0]):
-        low, high, row = matrix[2 * k], matrix[2 * k + 1], pairs[k, first:]
-        for n in range(low.size):
-            row[n] = _pair(low[n], high[n])
+@overload(_beside)
+def _compiled_beside(out, row, k):
+    """Entry k of a packed row, the first number of a pair in the lower bits."""
+    if out.dtype == types.float32:
+        return lambda out, row, k: row[k]
+    return lambda out, row, k: _pair(row[2 * k], row[2 * k + 1])
+
+
+@overload(_below)
+def _compiled_below(out, matrix, k, n):
+    """Entry k of a packed column."""
+    if out.dtype == types.float32:
+        return lambda out, matrix, k, n: matrix[k, n]
+    return lambda out, matrix, k, n: _pair(matrix[2 * k, n], matrix[2 * k + 1, n])
 
 
 @kernel
-def _pack_transposed(matrix, first, pairs) -> None:
-    """pairs[first + k, n] <- matrix[n, 2 k] and matrix[n, 2 k + 1]."""
-    words = np.empty((16, matrix.shape[1] // 2), np.int32)  # of 16 rows, so that lines are read and written whole
-    for begin in range(0, pairs.shape[1], 16):
-        end = min(begin + 16, pairs.shape[1])
+def _place(matrix, first, out) -> None:
+    """out[k, first + n] <- what stands in column n of the matrix."""
+    for k in range(out.shape[0]):
+        row = out[k, first:]
+        for n in range(matrix.shape[1]):
+            row[n] = _below(out, matrix, k, n)
+
+
+@kernel
+def _place_transposed(matrix, first, entries, out) -> None:
+    """out[first + k, n] <- what stands in row n of the matrix, which has so many entries."""
+    lines = np.empty((16, entries), out.dtype)  # of 16 rows, so that memory is read and written in whole lines
+    for begin in range(0, matrix.shape[0], 16):
+        end = min(begin + 16, matrix.shape[0])
         for n in range(begin, end):
-            row, line = matrix[n], words[n - begin]
+            row, line = matrix[n], lines[n - begin]
             for k in range(line.size):
-                line[k] = _pair(row[2 * k], row[2 * k + 1])
-        for k in range(words.shape[1]):
-            target = pairs[first + k, begin:end]
+                line[k] = _beside(out, row, k)
+        for k in range(entries):
+            target = out[first + k, begin:end]
             for n in range(target.size):
-                target[n] = words[n, k]
+                target[n] = lines[n, k]
 
 
 @kernel
 def _multiply_once(left, right, out) -> None:
     multiply(left, right, out)
     end_of_products(left)
+
+
+def _address_of(function: Any) -> int:
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    assert address is not None
+    return address
 
 
 def _is_right(dtype: torch.dtype) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from metta_train.envs.shared_block import SharedBlock
 STOP_SECONDS = 1.0  # for a child to end by itself when its connection closes
 KILL_SECONDS = 0.5  # for a dying process to be gone
 CHECK_SECONDS = 0.25  # between two looks at whether the trainer was asked to stop
+SPIN_SECONDS = 0.003  # of looking for a message before sleeping until it comes
 FROZEN_SECONDS = 1.0  # a wait that takes so much longer than asked was no wait
 
 # A child finds the same code as the trainer, whose sys.path it gets. Its imports take seconds on a busy machine, so
@@ -105,6 +107,8 @@ class ChildProcess:
             ChildFaultError: the child is gone.
             TimeoutError: it did not answer.
         """
+        if arrives_soon(self.connection):
+            return self.hear()
         deadline = time.monotonic() + seconds
         while True:
             asked = time.monotonic()
@@ -139,6 +143,21 @@ def frozen_since(asked: float) -> float:
     """
     passed = time.monotonic() - asked
     return passed if passed > CHECK_SECONDS + FROZEN_SECONDS else 0.0
+
+
+def arrives_soon(connection: Connection) -> bool:
+    """Look for a message, or for the end of whoever sends it, again and again for SPIN_SECONDS.
+
+    For processes that meet many times a second: to wake up takes a tenth of a millisecond, and longer on a virtual CPU
+    that has gone to sleep too (docs/benchmarks.md).
+    """
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    deadline = time.monotonic() + SPIN_SECONDS
+    while not poller.poll(0):
+        if time.monotonic() >= deadline:
+            return False
+    return True
 
 
 def inherited() -> tuple[int, list[int]]:

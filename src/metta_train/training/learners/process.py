@@ -7,7 +7,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from metta_train.envs.child_process import ChildFailed, inherited
+from metta_train.envs.child_process import ChildFailed, arrives_soon, inherited
 from metta_train.envs.shared_block import SharedBlock
 from metta_train.policies.held_signals import hold_signals
 from metta_train.training.allocator import keep_freed_memory
@@ -47,6 +47,7 @@ def _serve(trainer: Connection, weights_block: int, share_block: int) -> None:
     share = LearnerMemory.over(SharedBlock.open(share_block), policy, plan.segments, plan.horizon)
     network = OwnPass(policy, plan.precision, plan.piece_segments)
     while True:
+        arrives_soon(trainer)
         match trainer.recv():
             case Forward():
                 evaluation = network.forward(share.inputs)

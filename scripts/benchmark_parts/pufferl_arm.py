@@ -111,9 +111,9 @@ class _StateSize(nn.Module):
 class OurOptimizer:
     """What PuffeRL asks of an optimizer."""
 
-    def __init__(self, config: OptimizerConfig, policy: nn.Module) -> None:
+    def __init__(self, config: OptimizerConfig, policy: nn.Module, precision: str) -> None:
         self._policy = policy
-        self._optimizer = build_optimizer(config, policy)
+        self._optimizer = build_optimizer(config, policy, precision)
         self.param_groups = [{"lr": config.learning_rate}]
 
     def step(self) -> None:
@@ -202,7 +202,8 @@ class PuffeRLArm(Arm):
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
             self._trainer = pufferlib.pufferl.PuffeRL(values, self._vecenv, _StateSize(wrapper).to(device))
         if our_optimizer:
-            self._trainer.optimizer = OurOptimizer(trainer.optimizer, self._trainer.uncompiled_policy)
+            inside = self._trainer.uncompiled_policy
+            self._trainer.optimizer = OurOptimizer(trainer.optimizer, inside, workload.precision)
         if workload.precision == "bf16":
             # It enters its autocast context and never leaves it, so the bfloat16 copies of the weights that autocast
             # keeps until then are those of the first step for ever: without this it cannot learn.

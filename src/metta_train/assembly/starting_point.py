@@ -39,7 +39,7 @@ def training_state(design: Design, checkpoint: Checkpoint | None, new_data_seed:
     seed_global_generators(derived_seed(streams, "rank", RANK, "global"))
     state = TrainingState(
         policy=policy,
-        optimizer=build_optimizer(config.trainer.optimizer, policy),
+        optimizer=build_optimizer(config.trainer.optimizer, policy, design.plan.precision),
         anchors=WeightAnchors.of(policy),
         generators={
             # Actions are drawn where the logits are; minibatches are drawn on the CPU.

@@ -13,7 +13,8 @@ For a weight W [m, n] with gradient G, momentum B and coefficients a, b, c:
 
 torch.optim.Muon does the same, but always in bfloat16, which most CPUs multiply ten times slower than float32, and it
 multiplies the whole matrix in each of the five rounds. On the CPU the rounds here take place among matrices of the
-smaller side, 128 x 128 instead of 128 x 1,024 (`_small_rounds`).
+smaller side, 128 x 128 instead of 128 x 1,024 (`_small_rounds`). Where networks compute in bfloat16 and the CPU has
+tiles for it, the rounds do too, and one kernel does the whole step of a matrix (`kernels/muon.py`).
 """
 
 from __future__ import annotations
@@ -21,10 +22,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from itertools import groupby
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from metta_train.policies.kernels.muon import muon_in_tiles
+from metta_train.policies.kernels.numbers import numbers_of
+from metta_train.policies.kernels.products import TILE, multiplies
 from metta_train.training.optimizer_threads import ONE_THREAD, OptimizerThreads
 
 # Of the post by Jordan et al.: steep at zero, so that small singular values grow; all end between 0.7 and 1.2.
@@ -41,10 +47,20 @@ class Muon(torch.optim.Optimizer):
         lr: step size; the root mean square of an update is about 0.2 of it, as AdamW's is.
         momentum: mu, 0..1.
         weight_decay: decoupled, a share per lr.
+        bfloat16: multiply in it, on CPUs with tiles for it.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float,
+        weight_decay: float,
+        bfloat16: bool = False,
+    ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._in_tiles = bfloat16 and multiplies(torch.bfloat16)
         assert all(p.dim() == 2 for group in self.param_groups for p in group["params"]), "Muon is for matrices"
 
     def step(
@@ -60,6 +76,10 @@ class Muon(torch.optim.Optimizer):
         assert closure is None, "gradients are there already"
         for group in self.param_groups:
             with_gradient = [p for p in group["params"] if p.grad is not None]
+            if self._in_tiles and leave_out is None:
+                fitting = sorted((p for p in with_gradient if _fits_tiles(p)), key=nn.Parameter.numel, reverse=True)
+                threads.map(partial(self._move_in_tiles, group=group), fitting)
+                with_gradient = [p for p in with_gradient if not _fits_tiles(p)]
             alike = [list(same) for _, same in groupby(sorted(with_gradient, key=_shape), key=_shape)]
             parts = [same[part] for same in alike for part in threads.parts(len(same))]
             move = partial(
@@ -86,6 +106,22 @@ class Muon(torch.optim.Optimizer):
             moved = (parameter * (1 - lr * weight_decay)).sub_(direction, alpha=scale)
             for old, new in ((parameter, moved), (buffer, velocity)):
                 old.copy_(new if leave_out is None else torch.where(leave_out, old, new))
+
+    @torch.no_grad()
+    def _move_in_tiles(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+        """The same for one matrix, in float32 but for the products."""
+        assert parameter.grad is not None
+        lr, single = group["lr"], np.float32
+        tensors = (parameter, parameter.grad.contiguous(), self.state[parameter]["momentum_buffer"])
+        muon_in_tiles(
+            *map(numbers_of, tensors),
+            single(group["momentum"]),
+            single(1 - lr * group["weight_decay"]),
+            single(lr * 0.2 * max(parameter.shape) ** 0.5),
+            ROUNDS,
+            *map(single, COEFFICIENTS),
+            SMALLEST_NORM,
+        )
 
 
 def orthogonalized(matrices: Tensor) -> Tensor:
@@ -122,6 +158,11 @@ def _factor(gram: Tensor) -> Tensor:
     factor = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
     factor.diagonal(dim1=1, dim2=2).add_(a)
     return factor
+
+
+def _fits_tiles(parameter: Tensor) -> bool:
+    plain = parameter.device.type == "cpu" and parameter.is_contiguous()
+    return plain and all(size % TILE == 0 for size in parameter.shape)
 
 
 def _shape(parameter: Tensor) -> tuple[int, int]:

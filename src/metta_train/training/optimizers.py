@@ -16,13 +16,13 @@ _MUON_STATE = ("momentum_buffer",)
 _NAMED_DIFFERENCES = 8
 
 
-def build_optimizer(config: OptimizerConfig, policy: nn.Module) -> PolicyOptimizer:
+def build_optimizer(config: OptimizerConfig, policy: nn.Module, precision: str = "fp32") -> PolicyOptimizer:
     """The optimizer of all parameters of `policy` that need a gradient.
 
     Build it when the policy is on its device. `adam` is torch.optim.Adam over everything: its weight decay is the
     coupled L2 penalty. `muon` is `muon.py` over the hidden matrices (`hidden_matrices`) and torch.optim.AdamW over the
     rest: their weight decay is decoupled. Muon's momentum is `beta1`; its updates are as large as AdamW's, so that one
-    learning rate serves both.
+    learning rate serves both. `precision` is that of the plan; Muon's products take place in it where the CPU can.
     """
     parameters = {name: p for name, p in policy.named_parameters() if p.requires_grad}
     betas = (config.beta1, config.beta2)
@@ -42,7 +42,13 @@ def build_optimizer(config: OptimizerConfig, policy: nn.Module) -> PolicyOptimiz
     rest = {name: p for name, p in parameters.items() if name not in hidden}
     parts: list[tuple[torch.optim.Optimizer, Mapping[str, nn.Parameter], tuple[str, ...]]] = []
     if hidden:
-        muon = Muon(hidden.values(), lr=config.learning_rate, momentum=config.beta1, weight_decay=config.weight_decay)
+        muon = Muon(
+            hidden.values(),
+            lr=config.learning_rate,
+            momentum=config.beta1,
+            weight_decay=config.weight_decay,
+            bfloat16=precision == "bf16",
+        )
         parts.append((muon, hidden, _MUON_STATE))
     if rest:
         adamw = torch.optim.AdamW(

@@ -47,13 +47,14 @@ def _serve(trainer: Connection, weights_block: int, share_block: int) -> None:
     share = LearnerMemory.over(SharedBlock.open(share_block), policy, plan.segments, plan.horizon)
     network = OwnPass(policy, plan.precision, plan.piece_segments)
     while True:
-        arrives_soon(trainer)
         match trainer.recv():
             case Forward():
                 evaluation = network.forward(share.inputs)
                 for place, answer in zip(answers_of(share.evaluation), answers_of(evaluation), strict=True):
                     place.copy_(answer)
                 trainer.send(Evaluated())
+                # Losses take less than a millisecond. The optimizer takes longer, and perhaps this core.
+                arrives_soon(trainer)
             case Backward():
                 trainer.send(Differentiated(tuple(network.backward(share.grads, share.gradients))))
 

@@ -1,0 +1,137 @@
+"""A step of Muon for one matrix, its products in bfloat16; see `training/muon.py`, where the formulas stand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from metta_train.policies.kernels.compiled import inline, kernel
+from metta_train.policies.kernels.numbers import bits_of, put
+from metta_train.policies.kernels.products import end_of_products, multiply
+
+
+@inline
+def _pair(low, high):
+    return np.int32(bits_of(low) | np.uint32(bits_of(high) << np.uint32(16)))
+
+
+@inline
+def _pack_rows(matrix, out) -> None:
+    """For a product with the matrix on the right."""
+    for k in range(out.shape[0]):
+        low, high, row = matrix[2 * k], matrix[2 * k + 1], out[k]
+        for j in range(row.size):
+            row[j] = _pair(low[j], high[j])
+
+
+@inline
+def _pack_columns(matrix, out) -> None:
+    """For a product with the transposed matrix on the right."""
+    lines = np.empty((16, out.shape[0]), np.int32)
+    for first in range(0, matrix.shape[0], 16):
+        end = min(first + 16, matrix.shape[0])
+        for i in range(first, end):
+            row, line = matrix[i], lines[i - first]
+            for k in range(line.size):
+                line[k] = _pair(row[2 * k], row[2 * k + 1])
+        for k in range(out.shape[0]):
+            target = out[k, first:end]
+            for j in range(target.size):
+                target[j] = lines[j, k]
+
+
+@inline
+def _round_all(matrix, out) -> None:
+    for i in range(matrix.shape[0]):
+        row, target = matrix[i], out[i]
+        for j in range(row.size):
+            put(target, j, row[j])
+
+
+@inline
+def _transpose(matrix, out) -> None:
+    for first in range(0, matrix.shape[0], 16):
+        end = min(first + 16, matrix.shape[0])
+        for j in range(matrix.shape[1]):
+            target = out[j, first:end]
+            for i in range(target.size):
+                target[i] = matrix[first + i, j]
+
+
+@kernel
+def muon_in_tiles(weights, gradient, velocity, momentum, kept, scale, rounds, a, b, c, smallest_norm) -> None:
+    """Weights <- kept weights - scale X, velocity <- its next.
+
+    Args:
+        weights: float32 [m, n], both multiples of `TILE`.
+        gradient: likewise.
+        velocity: likewise.
+        momentum: mu.
+        kept: 1 - lr decay.
+        scale: of the update.
+        rounds: how many.
+        a: coefficient of X.
+        b: of A X.
+        c: of A^2 X.
+        smallest_norm: a smaller one counts as this.
+    """
+    height, width = weights.shape
+    tall = height > width
+    rows, columns = min(height, width), max(height, width)
+    direction = np.empty((height, width), np.float32)
+    total = 0.0
+    for i in range(height):
+        to, before, here = gradient[i], velocity[i], direction[i]
+        part = np.float32(0)
+        for j in range(here.size):
+            after = momentum * before[j] + (np.float32(1) - momentum) * to[j]
+            before[j] = after
+            value = momentum * after + (np.float32(1) - momentum) * to[j]
+            here[j] = value
+            part += value * value
+        total += part
+    if tall:
+        wide = np.empty((rows, columns), np.float32)
+        _transpose(direction, wide)
+    else:
+        wide = direction
+    shrink = np.float32(1.0 / max(np.sqrt(total), smallest_norm))
+    for i in range(rows):
+        row = wide[i]
+        for j in range(row.size):
+            row[j] *= shrink
+    left, right, turned = (
+        np.empty((rows, columns), np.uint16),
+        np.empty((rows // 2, columns), np.int32),
+        np.empty((columns // 2, rows), np.int32),
+    )
+    gram, square, moved = (
+        np.empty((rows, rows), np.float32),
+        np.empty((rows, rows), np.float32),
+        np.empty((rows, columns), np.float32),
+    )
+    factor, pairs = np.empty((rows, rows), np.uint16), np.empty((rows // 2, rows), np.int32)
+    for _ in range(rounds):
+        _round_all(wide, left)
+        _pack_columns(wide, turned)
+        multiply(left, turned, gram)
+        _round_all(gram, factor)
+        _pack_rows(gram, pairs)
+        multiply(factor, pairs, square)
+        for i in range(rows):
+            row, other = gram[i], square[i]
+            for j in range(row.size):
+                other[j] = b * row[j] + c * other[j]
+        _round_all(square, factor)
+        _pack_rows(wide, right)
+        multiply(factor, right, moved)
+        for i in range(rows):
+            row, other = wide[i], moved[i]
+            for j in range(row.size):
+                row[j] = a * row[j] + other[j]
+    end_of_products(left)
+    if tall:
+        _transpose(wide, direction)
+    for i in range(height):
+        row, step = weights[i], direction[i]
+        for j in range(row.size):
+            row[j] = kept * row[j] - scale * step[j]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from metta_train.policies.activated_linear import activated_linear
-from metta_train.policies.kernels.dense import relu_of_sum, tanh_of_sum
+from metta_train.policies.kernels.dense import activated
 from metta_train.policies.kernels.numbers import numbers_of
 
 ACTIVATIONS = [functional.relu, torch.tanh]
@@ -87,7 +87,7 @@ def test_tanh_is_exact_to_4e_7_everywhere():
     values = np.concatenate([np.linspace(-12, 12, 400_001), [0.0, 1e-30, -1e-30, 1e30, -1e30, np.inf, -np.inf]])
     single = values.astype(np.float32)
     result = single[None].copy()
-    tanh_of_sum(result, np.zeros_like(single))
+    activated(False, result, np.zeros_like(single))
     assert np.abs(result[0] - np.tanh(single.astype(np.float64))).max() < 4e-7
     assert np.abs(result).max() <= 1.0
 
@@ -95,7 +95,7 @@ def test_tanh_is_exact_to_4e_7_everywhere():
 def test_bfloat16_is_rounded_as_torch_does():
     values = torch.cat([torch.randn(5000) * 10.0**exponent for exponent in range(-6, 7)]).abs()
     bits = torch.zeros(1, len(values), dtype=torch.bfloat16)
-    relu_of_sum(numbers_of(bits), values.numpy())
+    activated(True, numbers_of(bits), values.numpy())
     assert torch.equal(bits[0], values.bfloat16())
 
 

@@ -8,7 +8,6 @@ the products are bfloat16 and what is between them is float32.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,20 +21,7 @@ from metta_train.policies.kernels.numbers import numbers_of
 from metta_train.policies.kernels.products import TILE, multiplies, packed
 from metta_train.policies.watched import takes_cpu_kernels
 
-
-@dataclass(frozen=True, slots=True)
-class _Kernels:
-    """Of one activation."""
-
-    relu: bool  # or tanh
-    forward: Callable[..., None]
-    backward: Callable[..., None]
-
-
-_KERNELS = {
-    functional.relu: _Kernels(True, dense.relu_of_sum, dense.through_relu),
-    torch.tanh: _Kernels(False, dense.tanh_of_sum, dense.through_tanh),
-}
+_IS_RELU = {functional.relu: True, torch.relu: True, torch.tanh: False}
 
 
 def activated_linear(linear: nn.Linear, activation: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
@@ -47,17 +33,17 @@ def activated_linear(linear: nn.Linear, activation: Callable[[Tensor], Tensor], 
 
 def has_kernels(activation: Callable[[Tensor], Tensor]) -> bool:
     """Whether the activation is one of them."""
-    return activation in _KERNELS
+    return activation in _IS_RELU
 
 
 def activated_product(inputs: Tensor, weight: Tensor, bias: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
     """`activation(linear(inputs, weight, bias))` on the CPU, for an activation that `has_kernels`."""
-    kernels = _KERNELS[activation]
+    relu = _IS_RELU[activation]
     if torch.is_autocast_enabled("cpu"):
         inputs = inputs.to(torch.get_autocast_dtype("cpu"))
     if not torch.is_grad_enabled():
-        return _outputs(inputs.contiguous(), weight, bias, kernels)
-    outputs = _ActivatedLinear.apply(inputs, weight, bias, kernels)
+        return _outputs(inputs.contiguous(), weight, bias, relu)
+    outputs = _ActivatedLinear.apply(inputs, weight, bias, relu)
     assert isinstance(outputs, Tensor)
     return outputs
 
@@ -78,14 +64,14 @@ def packed_for_outputs(weight: Tensor) -> Tensor:
     return packed(weight, dtype=torch.bfloat16, transposed=True)
 
 
-def _outputs(inputs: Tensor, weight: Tensor, bias: Tensor, kernels: _Kernels) -> Tensor:
+def _outputs(inputs: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
     if suits_tiles(inputs, weight):
         outputs = inputs.new_empty(inputs.shape[0], weight.shape[0])
         tensors = (inputs, held(packed_for_outputs, weight), bias, outputs)
-        dense.linear_in_tiles(kernels.relu, *map(numbers_of, tensors))
+        dense.linear_in_tiles(relu, *map(numbers_of, tensors))
         return outputs
     outputs = inputs @ weight_for(inputs, weight).t()
-    kernels.forward(numbers_of(outputs), numbers_of(bias))
+    dense.activated(relu, numbers_of(outputs), numbers_of(bias))
     return outputs
 
 
@@ -98,19 +84,18 @@ class _ActivatedLinear(torch.autograd.Function):
         inputs: Tensor,
         weight: Tensor,
         bias: Tensor,
-        kernels: _Kernels,
+        relu: bool,
     ) -> Tensor:
         inputs = inputs.contiguous()
-        outputs = _outputs(inputs, weight, bias, kernels)
+        outputs = _outputs(inputs, weight, bias, relu)
         ctx.save_for_backward(inputs, weight, outputs)
-        ctx.kernels = kernels
+        ctx.relu = relu
         return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
         inputs, weight, outputs = ctx.saved_tensors
-        kernels: _Kernels = ctx.kernels
         grad = grad.contiguous()
         grad_sums = torch.empty_like(grad)
         grad_bias = torch.zeros(weight.shape[0])
@@ -119,8 +104,8 @@ class _ActivatedLinear(torch.autograd.Function):
             grad_inputs = torch.empty_like(inputs)
             weights = packed(weight, dtype=inputs.dtype)
             tensors = (grad, outputs, weights, grad_sums, grad_bias, grad_inputs)
-            dense.through_linear_in_tiles(kernels.relu, *map(numbers_of, tensors))
+            dense.through_linear_in_tiles(ctx.relu, *map(numbers_of, tensors))
         else:
-            kernels.backward(*map(numbers_of, (grad, outputs, grad_sums, grad_bias)))
+            dense.through_activation(ctx.relu, *map(numbers_of, (grad, outputs, grad_sums, grad_bias)))
             grad_inputs = grad_sums @ weight_for(grad, weight) if ctx.needs_input_grad[0] else None
         return grad_inputs, (grad_sums.t() @ inputs).float(), grad_bias, None

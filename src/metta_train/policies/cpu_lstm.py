@@ -57,9 +57,9 @@ class _Layer:
     def __init__(self, inputs: Tensor, hidden_size: int) -> None:
         rows, steps, width = inputs.shape
         self.operands = inputs.new_empty(steps, rows, width + hidden_size)
-        self.gates = inputs.new_empty(steps, rows, 4 * hidden_size)
+        self.gates = torch.empty(steps, rows, 4 * hidden_size)
         self.cells_before = torch.empty(steps, rows, hidden_size)
-        self.tanh_cells = inputs.new_empty(steps, rows, hidden_size)
+        self.tanh_cells = torch.empty(steps, rows, hidden_size)
 
 
 def _forward(
@@ -111,7 +111,7 @@ class _Lstm(torch.autograd.Function):
             width = weight_inputs.shape[1]
             weights = packed(weight_inputs, weight_hidden, dtype=grad.dtype)
             to_hidden, to_cells = grad_hidden[:, index].clone(), grad_cells[:, index].clone()
-            grad_gates = torch.empty_like(layer.gates)
+            grad_gates = torch.empty_like(layer.gates, dtype=grad.dtype)
             grad_operands = torch.empty(layer.operands.shape[1:])
             grad_inputs = grad.new_empty(*grad.shape[:2], width)
             grad_bias = torch.zeros(weight_inputs.shape[0])

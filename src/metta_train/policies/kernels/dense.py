@@ -1,70 +1,100 @@
 """Linear layers with what stands behind them: bias, activation, and perhaps a layer with a single output.
 
 Most kernels take the sums of a product that torch made. Those that end in `_in_tiles` make it themselves, some rows
-at a time, so that its sums are read while they are in the cache; they need what `multiplies` tells.
+at a time, so that its sums are read while they are in the cache; they need what `multiplies` tells. The activation is
+ReLU or tanh.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from metta_train.policies.kernels.compiled import kernel
+from metta_train.policies.kernels.compiled import inline, kernel
 from metta_train.policies.kernels.numbers import get, put, relu_of, tanh_of
 from metta_train.policies.kernels.products import end_of_products, multiply
 
 BLOCK = 64  # rows
 
 
-@kernel
-def tanh_of_sum(sums, bias) -> None:
-    """sums[n, j] <- tanh(sums[n, j] + bias[j]); the bias is float32."""
-    for n in range(sums.shape[0]):
-        row = sums[n]
-        for j in range(row.size):
-            put(row, j, tanh_of(get(row, j) + bias[j]))
+@inline
+def _activate(relu, sums, bias, target) -> None:
+    """target[j] <- activation of (sums[j] + bias[j]); bias is float32."""
+    if relu:
+        for j in range(bias.size):
+            put(target, j, relu_of(get(sums, j) + bias[j]))
+    else:
+        for j in range(bias.size):
+            put(target, j, tanh_of(get(sums, j) + bias[j]))
 
 
-@kernel
-def relu_of_sum(sums, bias) -> None:
-    """sums[n, j] <- max(0, sums[n, j] + bias[j]); the bias is float32."""
-    for n in range(sums.shape[0]):
-        row = sums[n]
-        for j in range(row.size):
-            put(row, j, relu_of(get(row, j) + bias[j]))
-
-
-@kernel
-def through_tanh(grad, outputs, grad_sums, grad_bias) -> None:
-    """grad_sums <- grad (1 - outputs^2), grad_bias += its sum over rows, in float32."""
-    for n in range(grad.shape[0]):
-        grad_row, output_row, sum_row = grad[n], outputs[n], grad_sums[n]
-        for j in range(output_row.size):
-            output = get(output_row, j)
-            value = get(grad_row, j) * (np.float32(1) - output * output)
-            put(sum_row, j, value)
+@inline
+def _go_back(relu, grad, outputs, target, grad_bias) -> None:
+    """target[j] <- grad[j] times the slope of the activation, whose outputs are known; added to grad_bias too."""
+    if relu:
+        for j in range(grad_bias.size):
+            value = np.float32(0) if get(outputs, j) <= np.float32(0) else get(grad, j)
+            put(target, j, value)
+            grad_bias[j] += value
+    else:
+        for j in range(grad_bias.size):
+            output = get(outputs, j)
+            value = get(grad, j) * (np.float32(1) - output * output)
+            put(target, j, value)
             grad_bias[j] += value
 
 
-@kernel
-def through_relu(grad, outputs, grad_sums, grad_bias) -> None:
-    """grad_sums <- grad where outputs > 0, else 0; grad_bias += its sum over rows, in float32."""
-    for n in range(grad.shape[0]):
-        grad_row, output_row, sum_row = grad[n], outputs[n], grad_sums[n]
-        for j in range(output_row.size):
-            value = np.float32(0) if get(output_row, j) <= np.float32(0) else get(grad_row, j)
-            put(sum_row, j, value)
+@inline
+def _go_back_from_value(relu, slope, outputs, weight, target, grad_bias, grad_weight) -> None:
+    """The same from a value, the sum of outputs[j] weight[j], whose gradient is `slope`."""
+    if relu:
+        for j in range(grad_bias.size):
+            output = get(outputs, j)
+            value = np.float32(0) if output <= np.float32(0) else slope * weight[j]
+            put(target, j, value)
             grad_bias[j] += value
+            grad_weight[j] += slope * output
+    else:
+        for j in range(grad_bias.size):
+            output = get(outputs, j)
+            value = slope * weight[j] * (np.float32(1) - output * output)
+            put(target, j, value)
+            grad_bias[j] += value
+            grad_weight[j] += slope * output
+
+
+@inline
+def _weighted_sum(inputs, weight):
+    total = np.float32(0)
+    for j in range(weight.size):
+        total += get(inputs, j) * weight[j]
+    return total
+
+
+@inline
+def _put_all(source, target) -> None:
+    for j in range(target.size):
+        put(target, j, source[j])
+
+
+@kernel
+def activated(relu, sums, bias) -> None:
+    """Sums [N, O] <- activation of (sums + bias [O])."""
+    for n in range(sums.shape[0]):
+        _activate(relu, sums[n], bias, sums[n])
+
+
+@kernel
+def through_activation(relu, grad, outputs, grad_sums, grad_bias) -> None:
+    """The way back: grad_sums [N, O] filled, grad_bias [O] float32 added to."""
+    for n in range(grad.shape[0]):
+        _go_back(relu, grad[n], outputs[n], grad_sums[n], grad_bias)
 
 
 @kernel
 def weighted_sums(inputs, weight, bias, out) -> None:
     """out[n] <- bias + sum over j of inputs[n, j] weight[j]; all but the inputs are float32."""
     for n in range(inputs.shape[0]):
-        row = inputs[n]
-        total = np.float32(0)
-        for j in range(row.size):
-            total += get(row, j) * weight[j]
-        out[n] = total + bias
+        out[n] = _weighted_sum(inputs[n], weight) + bias
 
 
 @kernel
@@ -79,58 +109,29 @@ def through_weighted_sums(grad, inputs, weight, grad_inputs, grad_weight) -> Non
 
 @kernel
 def value_of_sums(relu, sums, bias, weight, value_bias, out) -> None:
-    """Sums <- relu or tanh of (sums + bias), out[n] <- value_bias + sum over j of sums[n, j] weight[j]."""
+    """Sums <- activation of (sums + bias), out[n] <- value_bias + sum over j of sums[n, j] weight[j]."""
     for n in range(sums.shape[0]):
-        row = sums[n]
-        if relu:
-            for j in range(row.size):
-                put(row, j, relu_of(get(row, j) + bias[j]))
-        else:
-            for j in range(row.size):
-                put(row, j, tanh_of(get(row, j) + bias[j]))
-        total = np.float32(0)
-        for j in range(row.size):
-            total += get(row, j) * weight[j]
-        out[n] = total + value_bias
+        _activate(relu, sums[n], bias, sums[n])
+        out[n] = _weighted_sum(sums[n], weight) + value_bias
 
 
 @kernel
 def through_value_of_sums(relu, grad, outputs, weight, grad_sums, grad_bias, grad_weight) -> None:
     """The way back: grad_sums filled, grad_bias and grad_weight added to; `outputs` are the sums of the way there."""
     for n in range(outputs.shape[0]):
-        output_row, sum_row, slope = outputs[n], grad_sums[n], grad[n]
-        if relu:
-            for j in range(output_row.size):
-                output = get(output_row, j)
-                value = np.float32(0) if output <= np.float32(0) else slope * weight[j]
-                put(sum_row, j, value)
-                grad_bias[j] += value
-                grad_weight[j] += slope * output
-        else:
-            for j in range(output_row.size):
-                output = get(output_row, j)
-                value = slope * weight[j] * (np.float32(1) - output * output)
-                put(sum_row, j, value)
-                grad_bias[j] += value
-                grad_weight[j] += slope * output
+        _go_back_from_value(relu, grad[n], outputs[n], weight, grad_sums[n], grad_bias, grad_weight)
 
 
 @kernel
 def linear_in_tiles(relu, inputs, weights, bias, outputs) -> None:
-    """Outputs [N, O] <- relu or tanh of (inputs [N, I] weights + bias [O]); weights [I, O] `packed`."""
+    """Outputs [N, O] <- activation of (inputs [N, I] weights + bias [O]); weights [I, O] `packed`."""
     num_rows, size = outputs.shape
     sums = np.empty((min(BLOCK, num_rows), size), np.float32)
     for first in range(0, num_rows, BLOCK):
         end = min(first + BLOCK, num_rows)
         multiply(inputs[first:end], weights, sums[: end - first])
         for n in range(first, end):
-            row, output = sums[n - first], outputs[n]
-            if relu:
-                for j in range(row.size):
-                    put(output, j, relu_of(row[j] + bias[j]))
-            else:
-                for j in range(row.size):
-                    put(output, j, tanh_of(row[j] + bias[j]))
+            _activate(relu, sums[n - first], bias, outputs[n])
     end_of_products(inputs)
 
 
@@ -142,23 +143,10 @@ def through_linear_in_tiles(relu, grad, outputs, weights, grad_sums, grad_bias, 
     for first in range(0, num_rows, BLOCK):
         end = min(first + BLOCK, num_rows)
         for n in range(first, end):
-            grad_row, output_row, sum_row = grad[n], outputs[n], grad_sums[n]
-            if relu:
-                for j in range(output_row.size):
-                    value = np.float32(0) if get(output_row, j) <= np.float32(0) else get(grad_row, j)
-                    put(sum_row, j, value)
-                    grad_bias[j] += value
-            else:
-                for j in range(output_row.size):
-                    output = get(output_row, j)
-                    value = get(grad_row, j) * (np.float32(1) - output * output)
-                    put(sum_row, j, value)
-                    grad_bias[j] += value
+            _go_back(relu, grad[n], outputs[n], grad_sums[n], grad_bias)
         multiply(grad_sums[first:end], weights, products[: end - first])
         for n in range(first, end):
-            source, target = products[n - first], grad_inputs[n]
-            for j in range(target.size):
-                put(target, j, source[j])
+            _put_all(products[n - first], grad_inputs[n])
     end_of_products(grad_sums)
 
 
@@ -175,20 +163,10 @@ def value_in_tiles(relu, inputs, weights, bias, weight, value_bias, hidden, out)
         multiply(inputs[first:end], weights, sums[: end - first])
         for n in range(first, end):
             row = sums[n - first]
-            if relu:
-                for j in range(row.size):
-                    row[j] = relu_of(row[j] + bias[j])
-            else:
-                for j in range(row.size):
-                    row[j] = tanh_of(row[j] + bias[j])
-            total = np.float32(0)
-            for j in range(row.size):
-                total += row[j] * weight[j]
-            out[n] = total + value_bias
+            _activate(relu, row, bias, row)
+            out[n] = _weighted_sum(row, weight) + value_bias
             if hidden.shape[0] > 0:
-                kept = hidden[n]
-                for j in range(row.size):
-                    put(kept, j, row[j])
+                _put_all(row, hidden[n])
     end_of_products(inputs)
 
 
@@ -202,24 +180,8 @@ def through_value_in_tiles(
     for first in range(0, num_rows, BLOCK):
         end = min(first + BLOCK, num_rows)
         for n in range(first, end):
-            output_row, sum_row, slope = outputs[n], grad_sums[n], grad[n]
-            if relu:
-                for j in range(output_row.size):
-                    output = get(output_row, j)
-                    value = np.float32(0) if output <= np.float32(0) else slope * weight[j]
-                    put(sum_row, j, value)
-                    grad_bias[j] += value
-                    grad_weight[j] += slope * output
-            else:
-                for j in range(output_row.size):
-                    output = get(output_row, j)
-                    value = slope * weight[j] * (np.float32(1) - output * output)
-                    put(sum_row, j, value)
-                    grad_bias[j] += value
-                    grad_weight[j] += slope * output
+            _go_back_from_value(relu, grad[n], outputs[n], weight, grad_sums[n], grad_bias, grad_weight)
         multiply(grad_sums[first:end], weights, products[: end - first])
         for n in range(first, end):
-            source, target = products[n - first], grad_inputs[n]
-            for j in range(target.size):
-                put(target, j, source[j])
+            _put_all(products[n - first], grad_inputs[n])
     end_of_products(grad_sums)

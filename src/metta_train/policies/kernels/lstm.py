@@ -48,9 +48,9 @@ def lstm_layer(
         weights: [I + H, 4 H], `packed`.
         bias: float32 [4 H].
         operands: [T, B, I + H], filled with the inputs and the memory that the step finds.
-        gates: [T, B, 4 H], filled with i, f, g, o.
+        gates: float32 [T, B, 4 H], filled with i, f, g, o.
         cells_before: float32 [T, B, H], filled with the cells that the step finds.
-        tanh_cells: [T, B, H], filled, of those that it leaves.
+        tanh_cells: float32 [T, B, H], filled, of those that it leaves.
         outputs: [B, T, H], filled.
         hidden_after: float32 [B, L, H], at l filled with the last outputs.
         cells_after: float32 [B, L, H], at l filled.
@@ -59,7 +59,6 @@ def lstm_layer(
     width = inputs.shape[2]
     # Slices, because Numba makes vector code of loops that begin at 0.
     bias_both, bias_candidate, bias_leaving = bias[: 2 * size], bias[2 * size : 3 * size], bias[3 * size :]
-    sums, cell = np.empty((min(BLOCK, num_rows), 4 * size), np.float32), np.empty(size, np.float32)
     for b in range(num_rows):
         _put_unless(resets[b, 0], hidden[b, layer], operands[0, b, width:])
         copy_unless(resets[b, 0], cells[b, layer], cells_before[0, b])
@@ -68,9 +67,9 @@ def lstm_layer(
             end = min(first + BLOCK, num_rows)
             for b in range(first, end):
                 operands[step, b, :width] = inputs[b, step]
-            multiply(operands[step, first:end], weights, sums[: end - first])
+            multiply(operands[step, first:end], weights, gates[step, first:end])
             for b in range(first, end):
-                row, before, output = sums[b - first], cells_before[step, b], outputs[b, step]
+                row, before, cell, output = gates[step, b], cells_before[step, b], tanh_cells[step, b], outputs[b, step]
                 both, candidate, leaving = row[: 2 * size], row[2 * size : 3 * size], row[3 * size :]
                 for j in range(both.size):
                     both[j] = sigmoid_of(both[j] + bias_both[j])
@@ -89,11 +88,6 @@ def lstm_layer(
                     cell[j] = tanh_of(cell[j])
                 for j in range(cell.size):
                     put(output, j, leaving[j] * cell[j])
-                kept_gates, kept_cell = gates[step, b], tanh_cells[step, b]
-                for j in range(row.size):
-                    put(kept_gates, j, row[j])
-                for j in range(cell.size):
-                    put(kept_cell, j, cell[j])
                 if step + 1 < num_steps:
                     memory = operands[step + 1, b, width:]
                     for j in range(memory.size):
@@ -140,13 +134,6 @@ def through_lstm_layer(
     """
     num_rows, num_steps, size = grad_outputs.shape
     width = grad_inputs.shape[2]
-    gate, cell = np.empty(4 * size, np.float32), np.empty(size, np.float32)
-    entering, forgetting, candidate, leaving = (
-        gate[:size],
-        gate[size : 2 * size],
-        gate[2 * size : 3 * size],
-        gate[3 * size :],
-    )
     sums = np.empty(4 * size, np.float32)
     to_entering, to_forgetting = sums[:size], sums[size : 2 * size]
     to_candidate, to_leaving = sums[2 * size : 3 * size], sums[3 * size :]
@@ -154,11 +141,9 @@ def through_lstm_layer(
         for first in range(0, num_rows, BLOCK):
             end = min(first + BLOCK, num_rows)
             for b in range(first, end):
-                kept_gates, kept_cell, before = gates[step, b], tanh_cells[step, b], cells_before[step, b]
-                for j in range(gate.size):
-                    gate[j] = get(kept_gates, j)
-                for j in range(cell.size):
-                    cell[j] = get(kept_cell, j)
+                row, before, cell = gates[step, b], cells_before[step, b], tanh_cells[step, b]
+                entering, forgetting = row[:size], row[size : 2 * size]
+                candidate, leaving = row[2 * size : 3 * size], row[3 * size :]
                 target, above = grad_gates[step, b], grad_outputs[b, step]
                 later, carried = grad_hidden[b], grad_cells[b]
                 if step + 1 < num_steps and resets[b, step + 1]:  # the next step did not see what this one left

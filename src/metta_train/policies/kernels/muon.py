@@ -5,38 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from metta_train.policies.kernels.compiled import inline, kernel
-from metta_train.policies.kernels.numbers import bits_of, put
-from metta_train.policies.kernels.products import end_of_products, multiply
-
-
-@inline
-def _pair(low, high):
-    return np.int32(bits_of(low) | np.uint32(bits_of(high) << np.uint32(16)))
-
-
-@inline
-def _pack_rows(matrix, out) -> None:
-    """For a product with the matrix on the right."""
-    for k in range(out.shape[0]):
-        low, high, row = matrix[2 * k], matrix[2 * k + 1], out[k]
-        for j in range(row.size):
-            row[j] = _pair(low[j], high[j])
-
-
-@inline
-def _pack_columns(matrix, out) -> None:
-    """For a product with the transposed matrix on the right."""
-    lines = np.empty((16, out.shape[0]), np.int32)
-    for first in range(0, matrix.shape[0], 16):
-        end = min(first + 16, matrix.shape[0])
-        for i in range(first, end):
-            row, line = matrix[i], lines[i - first]
-            for k in range(line.size):
-                line[k] = _pair(row[2 * k], row[2 * k + 1])
-        for k in range(out.shape[0]):
-            target = out[k, first:end]
-            for j in range(target.size):
-                target[j] = lines[j, k]
+from metta_train.policies.kernels.numbers import put
+from metta_train.policies.kernels.products import end_of_products, multiply, pack_columns, pack_rows
 
 
 @inline
@@ -112,17 +82,17 @@ def muon_in_tiles(weights, gradient, velocity, momentum, kept, scale, rounds, a,
     factor, pairs = np.empty((rows, rows), np.uint16), np.empty((rows // 2, rows), np.int32)
     for _ in range(rounds):
         _round_all(wide, left)
-        _pack_columns(wide, turned)
+        pack_columns(wide, 0, columns // 2, turned)
         multiply(left, turned, gram)
         _round_all(gram, factor)
-        _pack_rows(gram, pairs)
+        pack_rows(gram, 0, pairs)
         multiply(factor, pairs, square)
         for i in range(rows):
             row, other = gram[i], square[i]
             for j in range(row.size):
                 other[j] = b * row[j] + c * other[j]
         _round_all(square, factor)
-        _pack_rows(wide, right)
+        pack_rows(wide, 0, right)
         multiply(factor, right, moved)
         for i in range(rows):
             row, other = wide[i], moved[i]

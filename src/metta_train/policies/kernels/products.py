@@ -173,18 +173,18 @@ def _compiled_below(out, matrix, k, n):
     return lambda out, matrix, k, n: _pair(matrix[2 * k, n], matrix[2 * k + 1, n])
 
 
-@kernel
-def _place(matrix, first, out) -> None:
-    """out[k, first + n] <- what stands in column n of the matrix."""
+@inline
+def pack_rows(matrix, first, out) -> None:
+    """For a product with the matrix on the right: out[k, first + n] <- what stands in column n of it."""
     for k in range(out.shape[0]):
         row = out[k, first:]
         for n in range(matrix.shape[1]):
             row[n] = _below(out, matrix, k, n)
 
 
-@kernel
-def _place_transposed(matrix, first, entries, out) -> None:
-    """out[first + k, n] <- what stands in row n of the matrix, which has so many entries."""
+@inline
+def pack_columns(matrix, first, entries, out) -> None:
+    """For one with the transposed matrix: out[first + k, n] <- what stands in row n, which has so many entries."""
     lines = np.empty((16, entries), out.dtype)  # of 16 rows, so that memory is read and written in whole lines
     for begin in range(0, matrix.shape[0], 16):
         end = min(begin + 16, matrix.shape[0])
@@ -196,6 +196,16 @@ def _place_transposed(matrix, first, entries, out) -> None:
             target = out[first + k, begin:end]
             for n in range(target.size):
                 target[n] = lines[n, k]
+
+
+@kernel
+def _place(matrix, first, out) -> None:
+    pack_rows(matrix, first, out)
+
+
+@kernel
+def _place_transposed(matrix, first, entries, out) -> None:
+    pack_columns(matrix, first, entries, out)
 
 
 @kernel

@@ -10,6 +10,7 @@ import torch
 from metta_train.envs.build import make_vector_env
 from metta_train.envs.config import EnvConfig
 from metta_train.envs.vector import VectorEnv
+from metta_train.policies.held_weights import weights_held
 from metta_train.policies.policy import Policy
 from metta_train.reporting.statistics import summary
 from metta_train.specs.random_streams import derived_seed
@@ -79,6 +80,7 @@ def evaluate(
 
 
 @torch.inference_mode()
+@weights_held()
 def play_episodes(
     policy: Policy,
     env: VectorEnv,

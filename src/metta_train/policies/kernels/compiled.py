@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import llvmlite.binding as llvm
 import numba
-from numba.core import config
 
 from metta_train.policies.kernels.kernel_cache import KernelCache
 
@@ -25,18 +23,3 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     """A part of kernels."""
     return numba.njit(function, fastmath=MATH, error_model="numpy", inline="always")
-
-
-def _use_wide_registers() -> None:
-    """Vectors of 512 bits, on CPUs young enough to multiply bfloat16.
-
-    LLVM prefers 256 on every CPU that has both, because the first ones slowed down. For the kernels here 512 is 1.2
-    times as fast on a Xeon with AMX (docs/benchmarks.md). Numba has one setting for all that it compiles.
-    """
-    features = llvm.get_host_cpu_features()
-    settings: Any = config  # which has its names from the environment
-    if features.get("avx512bf16") and settings.CPU_NAME is None and settings.CPU_FEATURES is None:
-        settings.CPU_FEATURES = f"{features.flatten()},-prefer-256-bit"
-
-
-_use_wide_registers()

@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 
+from metta_train.policies import activated_linear, actor_head, cpu_lstm
 from metta_train.policies.build import build_policy_from
 from metta_train.policies.config import AgentConfig, PyAgentConfig
 from metta_train.policies.weights import WeightAnchors, clip_weights, l2_init_loss, l2_reg_loss, weight_metrics
@@ -233,3 +234,37 @@ def test_a_vector_environment_is_refused(name):
         ValueError, match=r"(py_agent=fast|component 'box':) reads token observations.*'cart'.*BoxObs.*agent=mlp"
     ):
         build(name, vector_spec())
+
+
+@pytest.mark.parametrize("name", FAST_AGENTS)
+@pytest.mark.parametrize(("bf16", "tolerance"), [(False, 1e-4), (True, 0.05)])
+def test_where_torch_brings_no_products_for_kernels_its_operations_compute_the_same(
+    name: str, bf16: bool, tolerance: float, monkeypatch: pytest.MonkeyPatch
+):
+    """Resets inside, values and all gradients; as on a CPU without AMX, or with a torch without BLAS."""
+    policy, rows, steps = build(name), 40, 6
+    observations = random_observations(policy.spec, rows, steps)
+    resets = random_resets(rows, steps)
+    actions = torch.randint(len(policy.spec.actions), (rows, steps), generator=torch.Generator().manual_seed(0))
+
+    def computed():
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16, cache_enabled=False):
+            found = policy.evaluate_actions(observations, actions, policy.initial_state(rows), resets)
+            with torch.no_grad():
+                state = policy.act(observations[:, 0], policy.initial_state(rows), resets[:, 0]).state
+        answers = [found.log_probs, found.entropy, found.values]
+        gradients = torch.autograd.grad(
+            torch.stack([a.square().sum() for a in answers]).sum(), list(policy.parameters())
+        )
+        return [tensor.detach() for tensor in (*answers, *state.tensors, *gradients)]
+
+    with_products = computed()
+    asked = []
+    for module in (activated_linear, actor_head, cpu_lstm):
+        monkeypatch.setattr(module, "multiplies", lambda dtype: bool(asked.append(dtype)))
+    without = computed()
+    assert asked
+    for one, other in zip(with_products, without, strict=True):
+        assert (
+            one - other
+        ).norm() <= tolerance * other.norm() + 1e-4  # the gradient of action.bias is 0 but for rounding

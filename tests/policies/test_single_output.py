@@ -46,7 +46,7 @@ def results_of_both(run, layers, inputs, downstream):
     rows=st.integers(1, 70),
     inputs=st.integers(1, 20),
     size=st.integers(1, 200),
-    activation=st.sampled_from([torch.tanh, functional.relu, functional.gelu]),
+    activation=st.sampled_from([torch.tanh, functional.relu, torch.relu, functional.gelu]),
 )
 def test_with_the_layer_before_it_values_and_gradients_equal_those_of_torch(rows, inputs, size, activation):
     torch.manual_seed(0)

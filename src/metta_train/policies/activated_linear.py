@@ -18,7 +18,7 @@ from torch.nn import functional
 from metta_train.policies.held_weights import held, to_bfloat16
 from metta_train.policies.kernels import dense
 from metta_train.policies.kernels.numbers import numbers_of
-from metta_train.policies.kernels.products import TILE, multiplies, packed
+from metta_train.policies.kernels.products import TILE, multiplies, packed, packer
 from metta_train.policies.watched import takes_cpu_kernels
 
 _IS_RELU = {functional.relu: True, torch.relu: True, torch.tanh: False}
@@ -32,13 +32,18 @@ def activated_linear(linear: nn.Linear, activation: Callable[[Tensor], Tensor], 
 
 
 def has_kernels(activation: Callable[[Tensor], Tensor]) -> bool:
-    """Whether the activation is one of them."""
+    """Whether kernels know the activation."""
     return activation in _IS_RELU
+
+
+def is_relu(activation: Callable[[Tensor], Tensor]) -> bool:
+    """Of the two that kernels know, ReLU and tanh."""
+    return _IS_RELU[activation]
 
 
 def activated_product(inputs: Tensor, weight: Tensor, bias: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
     """`activation(linear(inputs, weight, bias))` on the CPU, for an activation that `has_kernels`."""
-    relu = _IS_RELU[activation]
+    relu = is_relu(activation)
     if torch.is_autocast_enabled("cpu"):
         inputs = inputs.to(torch.get_autocast_dtype("cpu"))
     if not torch.is_grad_enabled():
@@ -59,15 +64,10 @@ def suits_tiles(inputs: Tensor, weight: Tensor) -> bool:
     return fits and inputs.dtype == torch.bfloat16 and multiplies(torch.bfloat16)
 
 
-def packed_for_outputs(weight: Tensor) -> Tensor:
-    """For `held`: what inputs are multiplied by."""
-    return packed(weight, dtype=torch.bfloat16, transposed=True)
-
-
 def _outputs(inputs: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
     if suits_tiles(inputs, weight):
         outputs = inputs.new_empty(inputs.shape[0], weight.shape[0])
-        tensors = (inputs, held(packed_for_outputs, weight), bias, outputs)
+        tensors = (inputs, held(packer(inputs.dtype, transposed=True), weight), bias, outputs)
         dense.linear_in_tiles(relu, *map(numbers_of, tensors))
         return outputs
     outputs = inputs @ weight_for(inputs, weight).t()

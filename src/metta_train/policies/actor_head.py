@@ -12,7 +12,7 @@ from torch.nn import functional
 from metta_train.policies.held_weights import held
 from metta_train.policies.kernels.actions import embedding_scores, through_embedding_scores
 from metta_train.policies.kernels.numbers import numbers_of
-from metta_train.policies.kernels.products import TILE, multiplies, packed
+from metta_train.policies.kernels.products import TILE, multiplies, packed, packer
 from metta_train.policies.watched import takes_cpu_kernels
 
 
@@ -85,19 +85,15 @@ def _scores(hidden: Tensor, weight: Tensor, embeddings: Tensor, bias: Tensor) ->
 
 
 def _forward(hidden: Tensor, weight: Tensor, embeddings: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    weights = held(_packed_in_bfloat16 if hidden.dtype == torch.bfloat16 else _packed, weight)
+    weights = held(packer(hidden.dtype), held(_matrix, weight))
     queries = torch.empty(hidden.shape[0], weight.shape[2])
     logits = torch.empty(hidden.shape[0], embeddings.shape[0])
     embedding_scores(*map(numbers_of, (hidden, weights, embeddings, bias, queries, logits)))
     return logits, queries
 
 
-def _packed(weight: Tensor) -> Tensor:
-    return packed(weight[0], dtype=torch.float32)
-
-
-def _packed_in_bfloat16(weight: Tensor) -> Tensor:
-    return packed(weight[0], dtype=torch.bfloat16)
+def _matrix(weight: Tensor) -> Tensor:
+    return weight.detach()[0]
 
 
 class _Scores(torch.autograd.Function):
@@ -120,7 +116,7 @@ class _Scores(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # noqa: ANN401
         hidden, weight, embeddings, queries = ctx.saved_tensors
-        weights = packed(weight[0], dtype=hidden.dtype, transposed=True)
+        weights = packed(_matrix(weight), dtype=hidden.dtype, transposed=True)
         grad_sums = torch.empty(queries.shape, dtype=hidden.dtype)
         grad_hidden, grad_embeddings, grad_bias = torch.empty_like(hidden), torch.zeros_like(embeddings), torch.zeros(1)
         known = (grad.contiguous(), weights, embeddings, queries)

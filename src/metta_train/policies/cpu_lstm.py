@@ -20,7 +20,7 @@ from torch.autograd.function import once_differentiable
 from metta_train.policies.held_weights import held
 from metta_train.policies.kernels.lstm import lstm_layer, through_lstm_layer
 from metta_train.policies.kernels.numbers import numbers_of
-from metta_train.policies.kernels.products import TILE, multiplies, packed
+from metta_train.policies.kernels.products import TILE, multiplies, packed, packer
 from metta_train.specs.recurrent_state import RecurrentState
 
 
@@ -69,7 +69,7 @@ def _forward(
     marks = resets.contiguous().numpy()
     hidden, cells = hidden.contiguous(), cells.contiguous()
     hidden_after, cells_after = torch.empty_like(hidden), torch.empty_like(cells)
-    pack = _pack_in_bfloat16 if inputs.dtype == torch.bfloat16 else _pack
+    pack = packer(inputs.dtype, transposed=True)
     layers = []
     outputs = inputs.contiguous()
     for index, (weight_inputs, weight_hidden, bias_inputs, bias_hidden) in enumerate(_by_layer(parameters)):
@@ -129,11 +129,3 @@ class _Lstm(torch.autograd.Function):
 def _by_layer(parameters: Sequence[Tensor]) -> list[Sequence[Tensor]]:
     """(weight_ih, weight_hh, bias_ih, bias_hh) of each layer."""
     return [parameters[first : first + 4] for first in range(0, len(parameters), 4)]
-
-
-def _pack(weight_inputs: Tensor, weight_hidden: Tensor) -> Tensor:
-    return packed(weight_inputs, weight_hidden, dtype=torch.float32, transposed=True)
-
-
-def _pack_in_bfloat16(weight_inputs: Tensor, weight_hidden: Tensor) -> Tensor:
-    return packed(weight_inputs, weight_hidden, dtype=torch.bfloat16, transposed=True)

@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
 
-from metta_train.policies.activated_linear import activated_linear, packed_for_outputs, suits_tiles, weight_for
+from metta_train.policies.activated_linear import activated_linear, has_kernels, is_relu, suits_tiles, weight_for
 from metta_train.policies.held_weights import held
 from metta_train.policies.kernels import dense
 from metta_train.policies.kernels.numbers import numbers_of
-from metta_train.policies.kernels.products import packed
+from metta_train.policies.kernels.products import packed, packer
 from metta_train.policies.watched import takes_cpu_kernels
 
 
@@ -39,13 +38,13 @@ def single_output_behind(
 ) -> Tensor:
     """`linear(activation(hidden(inputs)))` `[N, 1]`; fast for `functional.relu` and `torch.tanh`."""
     assert linear.out_features == 1
-    known = activation in (functional.relu, torch.tanh) and linear.bias is not None and hidden.bias is not None
+    known = has_kernels(activation) and linear.bias is not None and hidden.bias is not None
     if not known or not takes_cpu_kernels(inputs, linear, hidden):
         return single_output(linear, activated_linear(hidden, activation, inputs))
     if torch.is_autocast_enabled("cpu"):
         inputs = inputs.to(torch.get_autocast_dtype("cpu"))
     parameters = (hidden.weight, hidden.bias, linear.weight, linear.bias)
-    outputs = _SingleOutputBehind.apply(inputs, *parameters, activation is functional.relu)
+    outputs = _SingleOutputBehind.apply(inputs, *parameters, is_relu(activation))
     assert isinstance(outputs, Tensor)
     return outputs
 
@@ -68,7 +67,7 @@ class _SingleOutputBehind(torch.autograd.Function):
         head = (numbers_of(hidden_bias), numbers_of(weight)[0], numbers_of(bias)[0])
         if suits_tiles(inputs, hidden_weight):
             hidden = inputs.new_empty(inputs.shape[0] if ctx.needs_input_grad[1] else 0, hidden_weight.shape[0])
-            weights = held(packed_for_outputs, hidden_weight)
+            weights = held(packer(inputs.dtype, transposed=True), hidden_weight)
             product = (numbers_of(inputs), numbers_of(weights))
             dense.value_in_tiles(relu, *product, *head, numbers_of(hidden), numbers_of(out)[:, 0])
         else:

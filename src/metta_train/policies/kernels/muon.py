@@ -27,6 +27,15 @@ def _transpose(matrix, out) -> None:
                 target[i] = matrix[first + i, j]
 
 
+@inline
+def _combine(a, one, b, other, out) -> None:
+    """Out <- a one + b other, which it may be one of."""
+    for i in range(out.shape[0]):
+        first, second, target = one[i], other[i], out[i]
+        for j in range(target.size):
+            target[j] = a * first[j] + b * second[j]
+
+
 @kernel
 def muon_in_tiles(weights, gradient, velocity, momentum, kept, scale, rounds, a, b, c, smallest_norm) -> None:
     """Weights <- kept weights - scale X, velocity <- its next.
@@ -87,21 +96,12 @@ def muon_in_tiles(weights, gradient, velocity, momentum, kept, scale, rounds, a,
         _round_all(gram, factor)
         pack_rows(gram, 0, pairs)
         multiply(factor, pairs, square)
-        for i in range(rows):
-            row, other = gram[i], square[i]
-            for j in range(row.size):
-                other[j] = b * row[j] + c * other[j]
+        _combine(b, gram, c, square, square)
         _round_all(square, factor)
         pack_rows(wide, 0, right)
         multiply(factor, right, moved)
-        for i in range(rows):
-            row, other = wide[i], moved[i]
-            for j in range(row.size):
-                row[j] = a * row[j] + other[j]
+        _combine(a, wide, np.float32(1), moved, wide)
     end_of_products(left)
     if tall:
         _transpose(wide, direction)
-    for i in range(height):
-        row, step = weights[i], direction[i]
-        for j in range(row.size):
-            row[j] = kept * row[j] - scale * step[j]
+    _combine(kept, weights, -scale, direction, weights)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,12 @@ def packed(*matrices: Tensor, dtype: torch.dtype, transposed: bool = False) -> T
             _place(numbers_of(matrix), first, out.numpy())
             first += matrix.shape[1]
     return out
+
+
+@functools.cache
+def packer(dtype: torch.dtype, *, transposed: bool = False) -> Callable[..., Tensor]:
+    """`packed` with these, always the same function: for `held`."""
+    return functools.partial(packed, dtype=dtype, transposed=transposed)
 
 
 def multiply(left, right, out) -> None:

@@ -16,8 +16,9 @@ from metta_train.policies.policy import Policy
 from metta_train.policies.watched import is_recorded, recorded
 from metta_train.policies.weights import WeightAnchors
 from metta_train.specs.recurrent_state import RecurrentState
-from metta_train.training.gradient_step import Column, GradientStep
+from metta_train.training.gradient_step import GradientStep
 from metta_train.training.learners.network_pass import OwnPass
+from metta_train.training.losses import Column
 from metta_train.training.nonfinite import NonFiniteError
 from metta_train.training.optimizers import PolicyOptimizer, build_optimizer
 from metta_train.training.recording import Operations, Recorder, Recording

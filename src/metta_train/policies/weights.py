@@ -73,6 +73,8 @@ class WeightAnchors:
 @torch.no_grad()
 def clip_weights(policy: Policy, anchors: WeightAnchors, clip_range: float) -> None:
     """Clamp each weight to +-clip_range * max|w at the start| * clip_scale; a limit of 0 clips nothing."""
+    if clip_range <= 0:
+        return
     for layer in policy.weight_layers():
         factor = clip_range * layer.clip_scale
         if factor > 0:

@@ -19,8 +19,9 @@ from metta_train.ppo.diagnostics import explained_variance
 from metta_train.specs.records import GradientStats, HyperparameterValues, UpdateStats
 from metta_train.training.batching import BatchPlan
 from metta_train.training.config import PPOConfig, PrioritizedReplayConfig, TrainerConfig
-from metta_train.training.gradient_step import Column, GradientStep, NonFiniteStepError
+from metta_train.training.gradient_step import GradientStep, NonFiniteStepError
 from metta_train.training.learners.network_pass import NetworkPass
+from metta_train.training.losses import Column
 from metta_train.training.nonfinite import NonFiniteError, find_nonfinite
 from metta_train.training.optimizer_threads import OptimizerThreads
 from metta_train.training.optimizers import PolicyOptimizer

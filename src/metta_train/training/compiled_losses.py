@@ -1,0 +1,137 @@
+"""The losses in one pass over the minibatch, on the CPU.
+
+A minibatch has some thousand numbers, for which 90 operations of torch and their history cost a millisecond: 4 % of an
+epoch in bfloat16 (docs/benchmarks.md), during which other processes that learn wait. The formulas of `losses.py` count:
+whoever changes them trains with the change, because what is compiled is compared with them first.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+
+import torch
+from torch import Tensor
+
+from metta_train.experience.segment_buffer import Segments
+from metta_train.policies.kernels.numbers import numbers_of
+from metta_train.policies.kernels.ppo import advantages_of, losses_of
+from metta_train.ppo import puffer_kernel
+from metta_train.ppo.advantages import normalize_advantages
+from metta_train.specs.records import ActionEvaluation
+from metta_train.specs.recurrent_state import RecurrentState
+from metta_train.training.config import PPOConfig, VtraceConfig
+from metta_train.training.learners.network_pass import answers_of
+from metta_train.training.losses import NUM_MEANS, Coefficients, DifferentiatedLosses, Losses
+
+logger = logging.getLogger(__name__)
+
+
+class CompiledLosses(Losses):
+    """See `DifferentiatedLosses`; the coefficients are numbers here."""
+
+    def __init__(self, ppo: PPOConfig, vtrace: VtraceConfig) -> None:
+        self._ppo = ppo
+        self._trace = (ppo.gamma, ppo.gae_lambda, vtrace.vtrace_rho_clip, vtrace.vtrace_c_clip)
+
+    def advantages(self, segments: Segments, ratio: Tensor) -> Tensor:
+        advantages = torch.empty_like(segments.rewards)
+        tensors = (
+            segments.values,
+            segments.bootstrap_values,
+            segments.rewards,
+            segments.terminations,
+            segments.truncations,
+            segments.truncation_values,
+            ratio,
+        )
+        advantages_of(*(numbers_of(tensor.contiguous()) for tensor in tensors), *self._trace, numbers_of(advantages))
+        return advantages
+
+    def __call__(
+        self,
+        minibatch: Segments,
+        evaluation: ActionEvaluation,
+        returns: Tensor,
+        weights: Tensor,
+        coefficients: Coefficients,
+    ) -> tuple[Tensor, ActionEvaluation]:
+        log_probs = evaluation.log_probs
+        advantages = self.advantages(minibatch, (log_probs - minibatch.log_probs).exp_())
+        if self._ppo.norm_adv:
+            advantages = normalize_advantages(advantages)
+        advantages = weights.unsqueeze(1) * advantages
+        known = (log_probs, minibatch.log_probs, advantages, evaluation.entropy)
+        of_values = (evaluation.values, minibatch.values, returns)
+        grads = ActionEvaluation(*(torch.empty_like(log_probs) for _ in range(3)))
+        means = torch.empty(NUM_MEANS)
+        losses_of(
+            *(numbers_of(tensor.contiguous().view(-1)) for tensor in known + of_values),
+            coefficients.clip_coef,
+            coefficients.vf_clip_coef if self._ppo.clip_vloss else math.inf,
+            coefficients.ent_coef,
+            self._ppo.vf_coef,
+            *(numbers_of(tensor.view(-1)) for tensor in answers_of(grads)),
+            numbers_of(means),
+        )
+        return means, grads
+
+
+def build_losses(ppo: PPOConfig, vtrace: VtraceConfig, device: torch.device, *, recorded: bool) -> Losses:
+    """The fastest that say the same.
+
+    Args:
+        ppo: coefficients.
+        vtrace: clips of the advantages.
+        device: of the minibatches.
+        recorded: their operations are recorded.
+    """
+    # On CUDA one launch instead of one per step of the scan.
+    on_device = device.type == "cuda" and not recorded and puffer_kernel.available(device)
+    formulas = DifferentiatedLosses(ppo, vtrace, compiled_advantages=on_device)
+    if device.type != "cpu" or recorded:
+        return formulas
+    compiled = CompiledLosses(ppo, vtrace)
+    if say_the_same(formulas, compiled):
+        return compiled
+    logger.warning("losses or advantages were changed: their compiled form is left aside, which takes longer")
+    return formulas
+
+
+def say_the_same(formulas: Losses, compiled: Losses) -> bool:
+    """Whether both have the same numbers and gradients for segments with endings of both kinds."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (8, 16)
+
+    def drawn(scale: float = 1.0) -> Tensor:
+        return scale * torch.randn(shape, generator=generator)
+
+    def marks() -> Tensor:
+        return torch.rand(shape, generator=generator) < 0.1
+
+    log_probs, values = drawn() - 3.0, drawn()
+    segments = Segments(
+        observations=torch.zeros(*shape, 1),
+        actions=torch.zeros(shape, dtype=torch.int64),
+        log_probs=log_probs,
+        values=values,
+        rewards=drawn(),
+        terminations=marks(),
+        truncations=marks(),
+        truncation_values=drawn(),
+        resets=marks(),
+        state=RecurrentState(()),
+        bootstrap_values=drawn()[:, 0],
+    )
+    evaluation = ActionEvaluation(log_probs + drawn(0.3), drawn().abs(), values + drawn(0.3))
+    weights = torch.rand(shape[0], generator=generator) + 0.5
+    arguments = (segments, evaluation, drawn(), weights, Coefficients(0.2, 0.25, 0.01))
+    for one, other in zip(*(_all_numbers(losses(*arguments)) for losses in (formulas, compiled)), strict=True):
+        if one.shape != other.shape or not torch.allclose(one, other, rtol=1e-4, atol=1e-5):
+            return False
+    return True
+
+
+def _all_numbers(found: tuple[Tensor, ActionEvaluation]) -> tuple[Tensor, ...]:
+    means, grads = found
+    return means, *answers_of(grads)

@@ -133,17 +133,18 @@ class RolloutCollector:
         # One context for all steps: the weights are cast once.
         with torch.inference_mode(), arithmetic(self._precision, self._device), weights_held():
             episodes = self._act_and_receive()
-            bootstrap_values = self._bootstrap_values()
+            last, bootstrap_values = self._receive_last()
         # Outside of inference mode, so that what is trained on are ordinary tensors.
         segments = self._buffer.segments(bootstrap_values.clone())
         return Rollout(
             segments=segments,
-            stats=_rollout_stats(segments, episodes, self._env.restarts - restarts),
+            stats=_rollout_stats(segments, episodes + last, self._env.restarts - restarts),
             seconds=perf_counter() - started,
             env_seconds=self._env_seconds,
         )
 
     def _act_and_receive(self) -> list[EpisodeRecord]:
+        """All steps, but for what the last actions lead to."""
         episodes: list[EpisodeRecord] = []
         for step in range(self._buffer.steps):
             self._check()
@@ -151,9 +152,16 @@ class RolloutCollector:
                 if step > 0:
                     episodes += self._receive(index, step - 1)
                 self._decide(index, step)
-        for index in range(len(self._slices)):
-            episodes += self._receive(index, self._buffer.steps - 1)
         return episodes
+
+    def _receive_last(self) -> tuple[list[EpisodeRecord], Tensor]:
+        """What the last actions led to, and the values [R] of the observations after them."""
+        episodes: list[EpisodeRecord] = []
+        values = []
+        for index, part in enumerate(self._slices):
+            episodes += self._receive(index, self._buffer.steps - 1)
+            values.append(self._values(self._to_device(part.observations), part.state, part.resets))
+        return episodes, torch.cat(values)
 
     def _decide(self, index: int, step: int) -> None:
         part = self._slices[index]
@@ -207,12 +215,6 @@ class RolloutCollector:
             torch.zeros(len(rows), dtype=torch.bool, device=self._device),
         )
         self._buffer.store_truncation_values(step, rows + part.rows.start, values)
-
-    def _bootstrap_values(self) -> Tensor:
-        """[R]: the value of the first observation after the rollout."""
-        return torch.cat(
-            [self._values(self._to_device(part.observations), part.state, part.resets) for part in self._slices]
-        )
 
     def _values(self, observations: Tensor, state: RecurrentState, resets: Tensor) -> Tensor:
         return self._policy(observations.unsqueeze(1), state, resets.unsqueeze(1)).values.squeeze(1)

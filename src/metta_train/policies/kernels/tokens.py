@@ -83,25 +83,25 @@ def convolve_places(places, values, ends, weight, bias, stride, relu, out) -> No
         relu: whether negative results become 0.
         out: [N, height, width, O].
     """
-    kernel = weight.shape[0]
+    kernel, channels = weight.shape[0], weight.shape[2]
     num_rows, height, width, size = out.shape
     rows, columns = _windows_over(height, kernel, stride), _windows_over(width, kernel, stride)
-    sums = np.empty((height, width, size), np.float32)  # of one row: they stay in the cache
-    flat_sums, flat_out = sums.reshape(-1), out.reshape(num_rows, -1)
+    sums = np.empty((height * width, size), np.float32)  # of one row: they stay in the cache
+    flat_weight, flat_sums, flat_out = weight.reshape(-1, size), sums.reshape(-1), out.reshape(num_rows, -1)
     first = 0
     for n in range(num_rows):
-        for y in range(height):
-            for x in range(width):
-                target = sums[y, x]
-                for j in range(size):
-                    target[j] = bias[j]
+        for window in range(height * width):
+            target = sums[window]
+            for j in range(size):
+                target[j] = bias[j]
         for place in range(first, ends[n]):
             row, column, channel = places[place] >> 20, (places[place] >> 16) & 15, places[place] & 0xFFFF
             value = values[place]
             for y in range(rows[row, 0], rows[row, 1]):
                 for x in range(columns[column, 0], columns[column, 1]):
-                    source = weight[row - y * stride, column - x * stride, channel]
-                    target = sums[y, x]
+                    in_kernel = (row - y * stride) * kernel + column - x * stride
+                    source = flat_weight[np.uint32(in_kernel * channels + channel)]
+                    target = sums[np.uint32(y * width + x)]
                     for j in range(size):
                         target[j] += value * source[j]
         results = flat_out[n]
@@ -116,26 +116,28 @@ def convolve_places(places, values, ends, weight, bias, stride, relu, out) -> No
 @kernel
 def through_places(places, values, ends, stride, relu, outputs, grad, grad_weight, grad_bias) -> None:
     """Adds what grad [N, height, width, O] of `convolve_places` says to grad_weight [k, k, C, O] and grad_bias [O]."""
-    kernel = grad_weight.shape[0]
+    kernel, channels = grad_weight.shape[0], grad_weight.shape[2]
     num_rows, height, width, size = grad.shape
     rows, columns = _windows_over(height, kernel, stride), _windows_over(width, kernel, stride)
-    sums = np.empty((height, width, size), np.float32)
+    sums = np.empty((height * width, size), np.float32)
+    flat_weight = grad_weight.reshape(-1, size)
+    flat_grad, flat_outputs = grad.reshape(num_rows, -1, size), outputs.reshape(num_rows, -1, size)
     first = 0
     for n in range(num_rows):
-        for y in range(height):
-            for x in range(width):
-                target, source, output = sums[y, x], grad[n, y, x], outputs[n, y, x]
-                for j in range(size):
-                    value = np.float32(0) if relu and get(output, j) <= np.float32(0) else get(source, j)
-                    target[j] = value
-                    grad_bias[j] += value
+        for window in range(height * width):
+            target, source, output = sums[window], flat_grad[n, window], flat_outputs[n, window]
+            for j in range(size):
+                value = np.float32(0) if relu and get(output, j) <= np.float32(0) else get(source, j)
+                target[j] = value
+                grad_bias[j] += value
         for place in range(first, ends[n]):
             row, column, channel = places[place] >> 20, (places[place] >> 16) & 15, places[place] & 0xFFFF
             value = values[place]
             for y in range(rows[row, 0], rows[row, 1]):
                 for x in range(columns[column, 0], columns[column, 1]):
-                    target = grad_weight[row - y * stride, column - x * stride, channel]
-                    source = sums[y, x]
+                    in_kernel = (row - y * stride) * kernel + column - x * stride
+                    target = flat_weight[np.uint32(in_kernel * channels + channel)]
+                    source = sums[np.uint32(y * width + x)]
                     for j in range(size):
                         target[j] += value * source[j]
         first = ends[n]

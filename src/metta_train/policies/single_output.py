@@ -20,6 +20,8 @@ from metta_train.policies.kernels.numbers import numbers_of
 from metta_train.policies.kernels.products import packed, packer
 from metta_train.policies.watched import takes_cpu_kernels
 
+_PAGE, _LINE = 4096, 64  # bytes
+
 
 def single_output(linear: nn.Linear, inputs: Tensor) -> Tensor:
     """`linear(inputs)` `[N, 1]` for inputs `[N, in_features]`."""
@@ -71,7 +73,8 @@ class _SingleOutputBehind(torch.autograd.Function):
             product = (numbers_of(inputs), numbers_of(weights))
             dense.value_in_tiles(relu, *product, *head, numbers_of(hidden), numbers_of(out)[:, 0])
         else:
-            hidden = inputs @ weight_for(inputs, hidden_weight).t()
+            hidden = _empty_apart(inputs, hidden_weight.shape[0])
+            torch.mm(inputs, weight_for(inputs, hidden_weight).t(), out=hidden[:, : hidden_weight.shape[0]])
             dense.value_of_sums(relu, numbers_of(hidden), *head, numbers_of(out)[:, 0])
         ctx.save_for_backward(inputs, hidden_weight, weight, hidden)
         ctx.relu = relu
@@ -94,8 +97,20 @@ class _SingleOutputBehind(torch.autograd.Function):
             dense.through_value_in_tiles(ctx.relu, *known, numbers_of(weights), *sums, numbers_of(grad_inputs))
         else:
             dense.through_value_of_sums(ctx.relu, *known, *sums)
+            grad_sums = grad_sums[:, : weight.shape[1]]
             grad_inputs = grad_sums @ weight_for(inputs, hidden_weight) if ctx.needs_input_grad[0] else None
         return grad_inputs, (grad_sums.t() @ inputs).float(), grad_bias, grad_weight, grad.sum(dim=0), None
+
+
+def _empty_apart(like: Tensor, width: int) -> Tensor:
+    """`[N, width]` and some columns that nobody reads, where rows would otherwise begin a page apart.
+
+    All of them would fall into the same lines of the cache then: the gradient of a weight of 1,024 x 128 takes 1.25
+    instead of 1.55 ms.
+    """
+    line = _LINE // like.element_size()
+    apart = width + line if width * like.element_size() % _PAGE == 0 else width
+    return like.new_empty(like.shape[0], apart)
 
 
 class _SingleOutput(torch.autograd.Function):

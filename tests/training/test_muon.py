@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from metta_train.training import muon
 from metta_train.training.muon import COEFFICIENTS, ROUNDS, Muon, _small_rounds, _whole_rounds, orthogonalized
 from metta_train.training.optimizer_threads import OptimizerThreads
 
@@ -132,6 +133,29 @@ def test_a_parameter_without_a_gradient_stays() -> None:
     optimizer.step()
     assert not torch.equal(moved, torch.ones(3, 4))
     assert torch.equal(still, torch.ones(3, 4))
+
+
+@pytest.mark.parametrize("gradient_of_zeros", [False, True])
+def test_the_kernel_does_what_the_operations_do(gradient_of_zeros: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which are for machines whose torch brings no BLAS that kernels can call."""
+
+    def moved() -> list[Tensor]:
+        shapes = [*SHAPES, *SHAPES_FOR_TILES, (5, 1), (130, 70)]
+        parameters = [nn.Parameter(random_matrix(*shape, seed)) for seed, shape in enumerate(shapes)]
+        optimizer = Muon(parameters, lr=0.1, momentum=0.9, weight_decay=0.1)
+        for seed, parameter in enumerate(parameters):
+            optimizer.state[parameter]["momentum_buffer"] = random_matrix(*shapes[seed], 30 + seed)
+            parameter.grad = random_matrix(*shapes[seed], 50 + seed, smallest=0.1)
+            if gradient_of_zeros:
+                parameter.grad.zero_()
+                optimizer.state[parameter]["momentum_buffer"].zero_()
+        optimizer.step()
+        return [*parameters, *(optimizer.state[parameter]["momentum_buffer"] for parameter in parameters)]
+
+    compiled = moved()
+    monkeypatch.setattr(muon, "multiplies", lambda dtype: False)
+    for one, other in zip(compiled, moved(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
 def test_in_bfloat16_the_rounds_are_those_of_float32_but_for_its_bits() -> None:

@@ -13,8 +13,8 @@ For a weight W [m, n] with gradient G, momentum B and coefficients a, b, c:
 
 torch.optim.Muon does the same, but always in bfloat16, which most CPUs multiply ten times slower than float32, and it
 multiplies the whole matrix in each of the five rounds. On the CPU the rounds here take place among matrices of the
-smaller side, 128 x 128 instead of 128 x 1,024 (`_small_rounds`). Where networks compute in bfloat16 and the CPU has
-tiles for it, the rounds do too, and one kernel does the whole step of a matrix (`kernels/muon.py`).
+smaller side, 128 x 128 instead of 128 x 1,024 (`_small_rounds`), but where networks compute in bfloat16 and the CPU has
+tiles for it: there the rounds do so too. Either way one kernel does the whole step of a matrix (`kernels/muon.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metta_train.policies.kernels.muon import muon_in_tiles
+from metta_train.policies.kernels.muon import muon_in_small_rounds, muon_in_tiles
 from metta_train.policies.kernels.numbers import numbers_of
 from metta_train.policies.kernels.products import TILE, multiplies
 from metta_train.training.optimizer_threads import ONE_THREAD, OptimizerThreads
@@ -76,10 +76,10 @@ class Muon(torch.optim.Optimizer):
         assert closure is None, "gradients are there already"
         for group in self.param_groups:
             with_gradient = [p for p in group["params"] if p.grad is not None]
-            if self._in_tiles and leave_out is None:
-                fitting = sorted((p for p in with_gradient if _fits_tiles(p)), key=nn.Parameter.numel, reverse=True)
-                threads.map(partial(self._move_in_tiles, group=group), fitting)
-                with_gradient = [p for p in with_gradient if not _fits_tiles(p)]
+            if leave_out is None and multiplies(torch.float32):
+                fitting = sorted((p for p in with_gradient if _suits_kernels(p)), key=nn.Parameter.numel, reverse=True)
+                threads.map(partial(self._move_in_kernel, group=group), fitting)
+                with_gradient = [p for p in with_gradient if not _suits_kernels(p)]
             alike = [list(same) for _, same in groupby(sorted(with_gradient, key=_shape), key=_shape)]
             parts = [same[part] for same in alike for part in threads.parts(len(same))]
             move = partial(
@@ -108,12 +108,13 @@ class Muon(torch.optim.Optimizer):
                 old.copy_(new if leave_out is None else torch.where(leave_out, old, new))
 
     @torch.no_grad()
-    def _move_in_tiles(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
-        """The same for one matrix, in float32 but for the products."""
+    def _move_in_kernel(self, parameter: nn.Parameter, group: dict[str, Any]) -> None:
+        """The same for one matrix."""
         assert parameter.grad is not None
         lr, single = group["lr"], np.float32
         tensors = (parameter, parameter.grad.contiguous(), self.state[parameter]["momentum_buffer"])
-        muon_in_tiles(
+        in_tiles = self._in_tiles and all(size % TILE == 0 for size in parameter.shape)
+        (muon_in_tiles if in_tiles else muon_in_small_rounds)(
             *map(numbers_of, tensors),
             single(group["momentum"]),
             single(1 - lr * group["weight_decay"]),
@@ -160,9 +161,8 @@ def _factor(gram: Tensor) -> Tensor:
     return factor
 
 
-def _fits_tiles(parameter: Tensor) -> bool:
-    plain = parameter.device.type == "cpu" and parameter.is_contiguous()
-    return plain and all(size % TILE == 0 for size in parameter.shape)
+def _suits_kernels(parameter: Tensor) -> bool:
+    return parameter.device.type == "cpu" and parameter.dtype == torch.float32 and parameter.is_contiguous()
 
 
 def _shape(parameter: Tensor) -> tuple[int, int]:

@@ -1,4 +1,7 @@
-"""A step of Muon for one matrix, its products in bfloat16; see `training/muon.py`, where the formulas stand."""
+"""A step of Muon for one matrix; see `training/muon.py`, where the formulas stand.
+
+In bfloat16 the rounds multiply the whole matrix, in float32 matrices of its smaller side.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +39,68 @@ def _combine(a, one, b, other, out) -> None:
             target[j] = a * first[j] + b * second[j]
 
 
+@inline
+def _direct(gradient, velocity, momentum, smallest_norm, direction) -> None:
+    """Velocity <- its next, direction <- Nesterov's, of norm 1."""
+    total = 0.0
+    for i in range(direction.shape[0]):
+        to, before, here = gradient[i], velocity[i], direction[i]
+        part = np.float32(0)
+        for j in range(here.size):
+            after = momentum * before[j] + (np.float32(1) - momentum) * to[j]
+            before[j] = after
+            value = momentum * after + (np.float32(1) - momentum) * to[j]
+            here[j] = value
+            part += value * value
+        total += part
+    shrink = np.float32(1.0 / max(np.sqrt(total), smallest_norm))
+    for i in range(direction.shape[0]):
+        here = direction[i]
+        for j in range(here.size):
+            here[j] *= shrink
+
+
+@inline
+def _factor_of(gram, a, b, c, factor) -> None:
+    """P = a I + b A + c A^2."""
+    multiply(gram, gram, factor)
+    _combine(b, gram, c, factor, factor)
+    for i in range(gram.shape[0]):
+        factor[i, i] += a
+
+
+@kernel
+def muon_in_small_rounds(weights, gradient, velocity, momentum, kept, scale, rounds, a, b, c, smallest_norm) -> None:
+    """As `muon_in_tiles`, for float32 matrices of any size."""
+    height, width = weights.shape
+    direction, turned = np.empty((height, width), np.float32), np.empty((width, height), np.float32)
+    _direct(gradient, velocity, momentum, smallest_norm, direction)
+    _transpose(direction, turned)
+    wide, tall = (turned, direction) if height > width else (direction, turned)
+    size = wide.shape[0]
+    gram, factor, product, other = (
+        np.empty((size, size), np.float32),
+        np.empty((size, size), np.float32),
+        np.empty((size, size), np.float32),
+        np.empty((size, size), np.float32),
+    )
+    multiply(wide, tall, gram)
+    _factor_of(gram, a, b, c, factor)
+    product[:] = factor
+    for _ in range(rounds - 1):
+        multiply(factor, gram, other)
+        multiply(other, factor, gram)
+        _factor_of(gram, a, b, c, factor)
+        multiply(factor, product, other)
+        product, other = other, product
+    moved = np.empty((height, width), np.float32)
+    if height > width:
+        multiply(direction, product, moved)  # which is symmetric
+    else:
+        multiply(product, direction, moved)
+    _combine(kept, weights, -scale, moved, weights)
+
+
 @kernel
 def muon_in_tiles(weights, gradient, velocity, momentum, kept, scale, rounds, a, b, c, smallest_norm) -> None:
     """Weights <- kept weights - scale X, velocity <- its next.
@@ -57,27 +122,12 @@ def muon_in_tiles(weights, gradient, velocity, momentum, kept, scale, rounds, a,
     tall = height > width
     rows, columns = min(height, width), max(height, width)
     direction = np.empty((height, width), np.float32)
-    total = 0.0
-    for i in range(height):
-        to, before, here = gradient[i], velocity[i], direction[i]
-        part = np.float32(0)
-        for j in range(here.size):
-            after = momentum * before[j] + (np.float32(1) - momentum) * to[j]
-            before[j] = after
-            value = momentum * after + (np.float32(1) - momentum) * to[j]
-            here[j] = value
-            part += value * value
-        total += part
+    _direct(gradient, velocity, momentum, smallest_norm, direction)
     if tall:
         wide = np.empty((rows, columns), np.float32)
         _transpose(direction, wide)
     else:
         wide = direction
-    shrink = np.float32(1.0 / max(np.sqrt(total), smallest_norm))
-    for i in range(rows):
-        row = wide[i]
-        for j in range(row.size):
-            row[j] *= shrink
     left, right, turned = (
         np.empty((rows, columns), np.uint16),
         np.empty((rows // 2, columns), np.int32),

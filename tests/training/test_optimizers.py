@@ -270,7 +270,10 @@ def test_a_step_that_is_left_out_changes_nothing(kind: str, left_out: bool, monk
         optimizer.step()
     plain_optimizer.step()
     expected = [*plain.parameters(), *plain_optimizer.state_tensors().values()]
-    assert all(torch.equal(*pair) for pair in zip(after, expected, strict=True))
+    # Where nobody may look, operations of torch take the place of Muon's kernel.
+    tolerance = 1e-5 if kind == "muon" and not left_out else 0.0
+    for one, other in zip(after, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
 def train_gradients(network: Network) -> None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
-from metta_train.experience.segment_buffer import Segments
 from metta_train.specs.records import ActionEvaluation
-from metta_train.specs.recurrent_state import RecurrentState
 from metta_train.training import losses as formulas_file
-from metta_train.training.compiled_losses import CompiledLosses, build_losses
-from metta_train.training.learners.network_pass import answers_of
-from metta_train.training.losses import NUM_MEANS, Coefficients, Column, DifferentiatedLosses, Losses
+from metta_train.training.compiled_losses import CompiledLosses, build_losses, example, numbers_and_gradients
+from metta_train.training.losses import NUM_MEANS, Column, DifferentiatedLosses, Losses
 from tests.training.trainer_config import trainer_config
 
 CPU = torch.device("cpu")
@@ -27,41 +24,6 @@ def both(**changes: object) -> tuple[DifferentiatedLosses, CompiledLosses]:
     trainer = trainer_config()
     ppo = trainer.ppo.model_copy(update=changes)
     return DifferentiatedLosses(ppo, trainer.vtrace), CompiledLosses(ppo, trainer.vtrace)
-
-
-def minibatch_of(num_segments: int, num_steps: int, seed: int, spread: float) -> tuple[Segments, ActionEvaluation]:
-    generator = torch.Generator().manual_seed(seed)
-    shape = (num_segments, num_steps)
-
-    def drawn(scale: float = 1.0) -> Tensor:
-        return scale * torch.randn(shape, generator=generator)
-
-    def marks() -> Tensor:
-        return torch.rand(shape, generator=generator) < 0.2
-
-    segments = Segments(
-        observations=torch.zeros(*shape, 1),
-        actions=torch.zeros(shape, dtype=torch.int64),
-        log_probs=drawn() - 2.0,
-        values=drawn(),
-        rewards=drawn(),
-        terminations=marks(),
-        truncations=marks(),
-        truncation_values=drawn(),
-        resets=marks(),
-        state=RecurrentState(()),
-        bootstrap_values=drawn()[:, 0].contiguous(),
-    )
-    moved = ActionEvaluation(segments.log_probs + drawn(spread), drawn().abs(), segments.values + drawn(spread))
-    return segments, moved
-
-
-def numbers(losses: Losses, segments: Segments, evaluation: ActionEvaluation, seed: int) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(seed)
-    returns = torch.randn(segments.values.shape, generator=generator)
-    weights = torch.rand(segments.num_segments, generator=generator)
-    means, grads = losses(segments, evaluation, returns, weights, Coefficients(0.2, 0.3, 0.05))
-    return means, *answers_of(grads)
 
 
 @settings(max_examples=60, deadline=None)
@@ -75,14 +37,15 @@ def numbers(losses: Losses, segments: Segments, evaluation: ActionEvaluation, se
 )
 def test_compiled_losses_say_what_the_formulas_say(num_segments, num_steps, seed, spread, norm_adv, clip_vloss):
     formulas, compiled = both(norm_adv=norm_adv, clip_vloss=clip_vloss)
-    segments, evaluation = minibatch_of(num_segments, num_steps, seed, spread)
+    minibatch, evaluation = example(num_segments=num_segments, num_steps=num_steps, seed=seed, spread=spread)
+    segments = minibatch.segments
     ratio = (evaluation.log_probs - segments.log_probs).exp()
     torch.testing.assert_close(
         compiled.advantages(segments, ratio), formulas.advantages(segments, ratio), rtol=1e-5, atol=1e-5
     )
-    expected = numbers(formulas, segments, evaluation, seed)
+    expected = numbers_and_gradients(formulas, minibatch, evaluation)
     assert expected[0].shape == (NUM_MEANS,)
-    for found, number in zip(numbers(compiled, segments, evaluation, seed), expected, strict=True):
+    for found, number in zip(numbers_and_gradients(compiled, minibatch, evaluation), expected, strict=True):
         torch.testing.assert_close(found, number, rtol=1e-4, atol=1e-5)
 
 
@@ -92,29 +55,34 @@ def test_compiled_losses_say_what_the_formulas_say(num_segments, num_steps, seed
 )
 def test_a_number_that_is_not_finite_reaches_the_total(spoilt, number):
     for losses in both():
-        segments, evaluation = minibatch_of(3, 4, seed=1, spread=0.1)
+        minibatch, evaluation = example(num_segments=3, num_steps=4, seed=1, spread=0.1)
         getattr(evaluation, spoilt)[1, 2] = number
-        means, *_ = numbers(losses, segments, evaluation, seed=1)
+        means, _ = losses(minibatch, evaluation)
         assert not means[Column.TOTAL_LOSS].isfinite()
 
 
 def test_a_value_as_wrong_as_its_clipped_one_has_half_the_gradient():
     # Old 0, now 1, clip 0.25, return 0.625: errors 0.375 and -0.375, and the clipped value does not follow.
     # d 0.5 * mean max(...) = 0.5 * 0.375 / 2, the other value is where it should be.
-    segments, _ = minibatch_of(1, 2, seed=0, spread=0.0)
-    segments.values[:] = 0.0
-    evaluation = ActionEvaluation(segments.log_probs, torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
+    minibatch, _ = example(num_segments=1, num_steps=2, seed=0, spread=0.0)
+    minibatch.segments.values[:] = 0.0
+    minibatch.returns[:] = torch.tensor([[0.625, 0.0]])
+    evaluation = ActionEvaluation(minibatch.segments.log_probs, torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
     for losses in both(clip_vloss=True, vf_coef=1.0):
-        returns, coefficients = torch.tensor([[0.625, 0.0]]), Coefficients(0.2, 0.25, 0.0)
-        _, grads = losses(segments, evaluation, returns, torch.ones(1), coefficients)
+        _, grads = losses(minibatch, evaluation)
         assert grads.values.tolist() == [[0.5 * 0.375 / 2, 0.0]]
 
 
 def test_segments_may_lie_in_any_order_in_memory():
-    formulas, compiled = both()
-    segments, evaluation = minibatch_of(4, 6, seed=3, spread=0.1)
-    turned = segments.map(lambda t: t.transpose(0, 1).contiguous().transpose(0, 1) if t.dim() == 2 else t)
-    for found, number in zip(*(numbers(losses, turned, evaluation, 3) for losses in (formulas, compiled)), strict=True):
+    minibatch, evaluation = example(num_segments=4, num_steps=6, seed=3, spread=0.1)
+    turned = replace(
+        minibatch,
+        segments=minibatch.segments.map(
+            lambda tensor: tensor.transpose(0, 1).contiguous().transpose(0, 1) if tensor.dim() == 2 else tensor
+        ),
+    )
+    formulas, compiled = (numbers_and_gradients(losses, turned, evaluation) for losses in both())
+    for found, number in zip(compiled, formulas, strict=True):
         torch.testing.assert_close(found, number, rtol=1e-4, atol=1e-5)
 
 
@@ -135,6 +103,13 @@ def test_whoever_changes_a_formula_trains_with_the_change(formula, monkeypatch, 
     with caplog.at_level(logging.WARNING):
         assert isinstance(built(), DifferentiatedLosses)
     assert "compiled form is left aside" in caplog.text
+
+
+def test_so_does_whoever_changes_a_gradient_alone(monkeypatch):
+    former = formulas_file.clipped_value_loss
+    same_number = lambda values, *rest: former(values.detach(), *rest) + 0.0 * values.sum()  # noqa: E731
+    monkeypatch.setattr(formulas_file, "clipped_value_loss", same_number)
+    assert isinstance(built(), DifferentiatedLosses)
 
 
 def test_so_does_whoever_changes_the_advantages(monkeypatch):

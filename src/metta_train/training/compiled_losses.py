@@ -22,7 +22,7 @@ from metta_train.specs.records import ActionEvaluation
 from metta_train.specs.recurrent_state import RecurrentState
 from metta_train.training.config import PPOConfig, VtraceConfig
 from metta_train.training.learners.network_pass import answers_of
-from metta_train.training.losses import NUM_MEANS, Coefficients, DifferentiatedLosses, Losses
+from metta_train.training.losses import NUM_MEANS, Coefficients, DifferentiatedLosses, Losses, Minibatch
 
 logger = logging.getLogger(__name__)
 
@@ -48,21 +48,14 @@ class CompiledLosses(Losses):
         advantages_of(*(numbers_of(tensor.contiguous()) for tensor in tensors), *self._trace, numbers_of(advantages))
         return advantages
 
-    def __call__(
-        self,
-        minibatch: Segments,
-        evaluation: ActionEvaluation,
-        returns: Tensor,
-        weights: Tensor,
-        coefficients: Coefficients,
-    ) -> tuple[Tensor, ActionEvaluation]:
-        log_probs = evaluation.log_probs
-        advantages = self.advantages(minibatch, (log_probs - minibatch.log_probs).exp_())
+    def __call__(self, minibatch: Minibatch, evaluation: ActionEvaluation) -> tuple[Tensor, ActionEvaluation]:
+        segments, coefficients, log_probs = minibatch.segments, minibatch.coefficients, evaluation.log_probs
+        advantages = self.advantages(segments, (log_probs - segments.log_probs).exp_())
         if self._ppo.norm_adv:
             advantages = normalize_advantages(advantages)
-        advantages = weights.unsqueeze(1) * advantages
-        known = (log_probs, minibatch.log_probs, advantages, evaluation.entropy)
-        of_values = (evaluation.values, minibatch.values, returns)
+        advantages = minibatch.weights.unsqueeze(1) * advantages
+        known = (log_probs, segments.log_probs, advantages, evaluation.entropy)
+        of_values = (evaluation.values, segments.values, minibatch.returns)
         grads = ActionEvaluation(*(torch.empty_like(log_probs) for _ in range(3)))
         means = torch.empty(NUM_MEANS)
         losses_of(
@@ -100,8 +93,21 @@ def build_losses(ppo: PPOConfig, vtrace: VtraceConfig, device: torch.device, *, 
 
 def say_the_same(formulas: Losses, compiled: Losses) -> bool:
     """Whether both have the same numbers and gradients for segments with endings of both kinds."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (8, 16)
+    minibatch, evaluation = example(num_segments=8, num_steps=16, seed=0, spread=0.3)
+    found = zip(*(numbers_and_gradients(losses, minibatch, evaluation) for losses in (formulas, compiled)), strict=True)
+    return all(one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in found)
+
+
+def numbers_and_gradients(losses: Losses, minibatch: Minibatch, evaluation: ActionEvaluation) -> tuple[Tensor, ...]:
+    """Everything that losses say."""
+    means, grads = losses(minibatch, evaluation)
+    return means, *answers_of(grads)
+
+
+def example(*, num_segments: int, num_steps: int, seed: int, spread: float) -> tuple[Minibatch, ActionEvaluation]:
+    """Drawn numbers; log-probs and values have moved by `spread` since the actions were taken."""
+    generator = torch.Generator().manual_seed(seed)
+    shape = (num_segments, num_steps)
 
     def drawn(scale: float = 1.0) -> Tensor:
         return scale * torch.randn(shape, generator=generator)
@@ -109,12 +115,11 @@ def say_the_same(formulas: Losses, compiled: Losses) -> bool:
     def marks() -> Tensor:
         return torch.rand(shape, generator=generator) < 0.1
 
-    log_probs, values = drawn() - 3.0, drawn()
     segments = Segments(
         observations=torch.zeros(*shape, 1),
         actions=torch.zeros(shape, dtype=torch.int64),
-        log_probs=log_probs,
-        values=values,
+        log_probs=drawn() - 3.0,
+        values=drawn(),
         rewards=drawn(),
         terminations=marks(),
         truncations=marks(),
@@ -123,15 +128,6 @@ def say_the_same(formulas: Losses, compiled: Losses) -> bool:
         state=RecurrentState(()),
         bootstrap_values=drawn()[:, 0],
     )
-    evaluation = ActionEvaluation(log_probs + drawn(0.3), drawn().abs(), values + drawn(0.3))
-    weights = torch.rand(shape[0], generator=generator) + 0.5
-    arguments = (segments, evaluation, drawn(), weights, Coefficients(0.2, 0.25, 0.01))
-    for one, other in zip(*(_all_numbers(losses(*arguments)) for losses in (formulas, compiled)), strict=True):
-        if one.shape != other.shape or not torch.allclose(one, other, rtol=1e-4, atol=1e-5):
-            return False
-    return True
-
-
-def _all_numbers(found: tuple[Tensor, ActionEvaluation]) -> tuple[Tensor, ...]:
-    means, grads = found
-    return means, *answers_of(grads)
+    weights = torch.rand(num_segments, generator=generator) + 0.5
+    moved = ActionEvaluation(segments.log_probs + drawn(spread), drawn().abs(), segments.values + drawn(spread))
+    return Minibatch(segments, drawn(), weights, Coefficients(clip_coef=0.2, vf_clip_coef=0.25, ent_coef=0.01)), moved

@@ -17,7 +17,7 @@ from metta_train.specs.records import HyperparameterValues
 from metta_train.training.compiled_losses import build_losses
 from metta_train.training.config import PPOConfig, VtraceConfig
 from metta_train.training.learners.network_pass import Gradients, NetworkInputs, NetworkPass, trained_parameters
-from metta_train.training.losses import Coefficients, Column
+from metta_train.training.losses import Coefficients, Column, Minibatch
 from metta_train.training.nonfinite import name_nonfinite
 from metta_train.training.optimizer_threads import ONE_THREAD, OptimizerThreads
 from metta_train.training.optimizers import PolicyOptimizer
@@ -141,7 +141,7 @@ class GradientStep:
         self, into: Gradients, minibatch: Segments, returns: Tensor, weights: Tensor, coefficients: Coefficients
     ) -> tuple[Tensor, Sequence[bool]]:
         evaluation = self._network.forward(NetworkInputs.of(minibatch))
-        means, grads = self._losses(minibatch, evaluation, returns, weights, coefficients)
+        means, grads = self._losses(Minibatch(minibatch, returns, weights, coefficients), evaluation)
         means = torch.cat([means, means.new_zeros(Column.GRAD_NORM - len(means))])
         return means, self._network.backward(grads, into)
 

@@ -52,30 +52,28 @@ class Coefficients:
     ent_coef: float | Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Minibatch:
+    """What a gradient step learns from: m segments of T steps."""
+
+    segments: Segments
+    returns: Tensor  # [m, T]
+    weights: Tensor  # [m], of the segments' advantages
+    coefficients: Coefficients  # of this epoch
+
+
 class Losses(ABC):
-    """Of minibatches `[m, T]`."""
+    """Of minibatches, whose actions are evaluated under the present weights."""
 
     @abstractmethod
     def advantages(self, segments: Segments, ratio: Tensor) -> Tensor:
         """`[S, T]`, for the ratios `[S, T]` of the present weights to those that acted."""
 
     @abstractmethod
-    def __call__(
-        self,
-        minibatch: Segments,
-        evaluation: ActionEvaluation,
-        returns: Tensor,
-        weights: Tensor,
-        coefficients: Coefficients,
-    ) -> tuple[Tensor, ActionEvaluation]:
+    def __call__(self, minibatch: Minibatch, evaluation: ActionEvaluation) -> tuple[Tensor, ActionEvaluation]:
         """The first `NUM_MEANS` columns, means over the minibatch, and the gradients `[m, T]` of the total loss.
 
-        Args:
-            minibatch: m segments.
-            evaluation: `[m, T]`, of their actions under the present weights, without history.
-            returns: `[m, T]`.
-            weights: `[m]`, of the segments' advantages.
-            coefficients: of this epoch.
+        The evaluation `[m, T]` comes without history.
         """
 
 
@@ -109,35 +107,22 @@ class DifferentiatedLosses(Losses):
             c_clip=self._vtrace.vtrace_c_clip,
         )
 
-    def __call__(
-        self,
-        minibatch: Segments,
-        evaluation: ActionEvaluation,
-        returns: Tensor,
-        weights: Tensor,
-        coefficients: Coefficients,
-    ) -> tuple[Tensor, ActionEvaluation]:
+    def __call__(self, minibatch: Minibatch, evaluation: ActionEvaluation) -> tuple[Tensor, ActionEvaluation]:
         evaluation = ActionEvaluation(*(tensor.detach().requires_grad_() for tensor in answers_of(evaluation)))
-        means = self._means(minibatch, evaluation, returns, weights, coefficients)
+        means = self._means(minibatch, evaluation)
         grads = torch.autograd.grad(means[Column.TOTAL_LOSS], answers_of(evaluation))
         return means.detach(), ActionEvaluation(*grads)
 
-    def _means(
-        self,
-        minibatch: Segments,
-        evaluation: ActionEvaluation,
-        returns: Tensor,
-        weights: Tensor,
-        coefficients: Coefficients,
-    ) -> Tensor:
-        log_probs, old_log_probs = evaluation.log_probs, minibatch.log_probs
-        advantages = self.advantages(minibatch, (log_probs.detach() - old_log_probs).exp())
+    def _means(self, minibatch: Minibatch, evaluation: ActionEvaluation) -> Tensor:
+        segments, returns, coefficients = minibatch.segments, minibatch.returns, minibatch.coefficients
+        log_probs, old_log_probs = evaluation.log_probs, segments.log_probs
+        advantages = self.advantages(segments, (log_probs.detach() - old_log_probs).exp())
         if self._ppo.norm_adv:
             advantages = normalize_advantages(advantages)
-        advantages = weights.unsqueeze(1) * advantages
+        advantages = minibatch.weights.unsqueeze(1) * advantages
         policy_loss = clipped_policy_loss(log_probs, old_log_probs, advantages, coefficients.clip_coef)
         if self._ppo.clip_vloss:
-            critic_loss = clipped_value_loss(evaluation.values, minibatch.values, returns, coefficients.vf_clip_coef)
+            critic_loss = clipped_value_loss(evaluation.values, segments.values, returns, coefficients.vf_clip_coef)
         else:
             critic_loss = value_loss(evaluation.values, returns)
         entropy = evaluation.entropy.mean()

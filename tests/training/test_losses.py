@@ -107,8 +107,11 @@ def test_whoever_changes_a_formula_trains_with_the_change(formula, monkeypatch, 
 
 def test_so_does_whoever_changes_a_gradient_alone(monkeypatch):
     former = formulas_file.clipped_value_loss
-    same_number = lambda values, *rest: former(values.detach(), *rest) + 0.0 * values.sum()  # noqa: E731
-    monkeypatch.setattr(formulas_file, "clipped_value_loss", same_number)
+
+    def without_gradient(values, *rest):
+        return former(values.detach(), *rest) + 0.0 * values.sum()
+
+    monkeypatch.setattr(formulas_file, "clipped_value_loss", without_gradient)
     assert isinstance(built(), DifferentiatedLosses)
 
 

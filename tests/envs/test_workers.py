@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metta_train.envs.build import make_vector_env
+from metta_train.envs.child_process import STOP_SIGNALS
 from metta_train.envs.vector import VectorEnv, WorkerError
 from metta_train.envs.workers import WorkerVectorEnv, share_envs
 from tests.envs.env_configs import env_config
@@ -131,13 +132,15 @@ def test_close_while_a_step_is_in_flight() -> None:
     assert_all_end(pids)
 
 
-def test_ctrl_c_on_the_terminal_does_not_reach_workers() -> None:
+def test_requests_to_stop_are_left_to_the_trainer() -> None:
+    """Those of Ctrl-C, which only the trainer's group hears, and of batch systems, which every process does."""
     with fake_workers("none") as envs:
         assert isinstance(envs, WorkerVectorEnv)
         envs.reset()
         for pid in envs.worker_pids:
             assert os.getpgid(pid) != os.getpgid(0)
-            os.kill(pid, signal.SIGINT)
+            for number in STOP_SIGNALS:
+                os.kill(pid, number)
         step(envs, 5)
 
 

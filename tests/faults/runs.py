@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,6 +143,13 @@ class Run:
         """Send a signal to the trainer alone."""
         self._hit = time.monotonic()
         self.process.send_signal(number)
+
+    def kill_every_process(self, number: signal.Signals) -> None:
+        """Send a signal to the trainer and its children, to these first, as a batch system may."""
+        self._hit = time.monotonic()
+        for pid in sorted(self.processes(), key=lambda pid: pid == self.process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def wait_until(self, condition: Callable[[], bool], timeout: float = 120.0) -> None:
         """Until the condition holds; the process must not end before."""

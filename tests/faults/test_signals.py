@@ -67,6 +67,31 @@ def test_a_batch_system_asks_again_and_again(data_dir: Path, number: signal.Sign
     assert_same_run(data_dir, run, "whole")
 
 
+@pytest.mark.fault("F8 TERM, USR1, HUP")
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+def test_a_batch_system_asks_every_process_of_the_job(data_dir: Path, number: signal.Signals, tally: Tally) -> None:
+    """As scancel and preemption do: env workers hear it too, also while they start, and leave it to the trainer."""
+    run = f"everyone-{number.name.lower()}"
+    arguments = [*CARTPOLE, "trainer.num_workers=2", f"run={run}"]
+    assert train(data_dir, *arguments[:-1], f"run={run}-whole").code == 0
+    for after in (0, 3):
+        process = Run(data_dir, arguments)
+        if after == 0:
+            process.wait_until(lambda process=process: len(process.processes()) == 3)
+        else:
+            process.wait_until(lambda after=after: lines(data_dir, run) >= after)
+        assert len(process.processes()) == 3
+        process.kill_every_process(number)
+        asked = time.monotonic()
+        ended = process.wait()
+        tally.add(survived=ended.code == PREEMPTED, recovery=time.monotonic() - asked)
+        assert ended.code == PREEMPTED, ended.err
+        assert f"stopped by {number.name}" in ended.err
+        process.assert_nothing_left()
+    assert train(data_dir, *arguments).code == 0
+    assert_same_run(data_dir, run, f"{run}-whole")
+
+
 @pytest.mark.slow
 @pytest.mark.fault("F8 TERM, USR1, HUP")
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ BOOTSTRAP = (
     "from {module} import main; main()"
 )
 
+# Requests to stop, which batch systems send to every process of a job. The trainer answers them and ends its children.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
 # One thread per child: the numeric libraries would otherwise start one per core in each.
 THREAD_LIMITS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
@@ -59,22 +62,29 @@ class ChildProcess:
 
     @classmethod
     def start(cls, module: str, blocks: Sequence[SharedBlock]) -> ChildProcess:
-        """Run `main()` of a module, which finds its end of the connection and the memory by `inherited`."""
+        """Run `main()` of a module, which finds its end of the connection and the memory by `inherited`.
+
+        It starts with `STOP_SIGNALS` blocked, so that none of them ends it before it has decided what to do with them.
+        """
         # Not multiprocessing's spawn: it imports the trainer's main module in the child, and with it often torch.
         ours, theirs = Pipe(duplex=True)
         with theirs:
             descriptors = (theirs.fileno(), *(block.descriptor for block in blocks))
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-c", BOOTSTRAP.format(module=module), json.dumps(sys.path)),
-                    *(str(number) for number in (os.getpid(), *descriptors)),
-                ],
-                pass_fds=descriptors,
-                stdin=subprocess.DEVNULL,
-                stdout=2,  # the trainer's stdout is for its results
-                env={**os.environ, **THREAD_LIMITS},
-                process_group=0,  # a Ctrl-C on the terminal reaches the trainer alone
-            )
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            try:
+                process = subprocess.Popen(
+                    [
+                        *(sys.executable, "-c", BOOTSTRAP.format(module=module), json.dumps(sys.path)),
+                        *(str(number) for number in (os.getpid(), *descriptors)),
+                    ],
+                    pass_fds=descriptors,
+                    stdin=subprocess.DEVNULL,
+                    stdout=2,  # the trainer's stdout is for its results
+                    env={**os.environ, **THREAD_LIMITS},
+                    process_group=0,  # a Ctrl-C on the terminal reaches the trainer alone
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return cls(process, ours)
 
     def tell(self, message: object) -> None:

@@ -10,7 +10,7 @@ import traceback
 from mmap import mmap
 from multiprocessing.connection import Connection
 
-from metta_train.envs.child_process import ChildFailed, inherited
+from metta_train.envs.child_process import STOP_SIGNALS, ChildFailed, inherited
 from metta_train.envs.factory import environment_factory
 from metta_train.envs.row_buffers import RowBuffers
 from metta_train.envs.shared_block import SharedBlock
@@ -28,7 +28,7 @@ from metta_train.envs.worker_messages import (
 
 def main() -> None:
     """Serve until the trainer closes its end of the connection, or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the trainer's to handle
+    _leave_signals_to_the_trainer()
     connection, (memory,) = inherited()
     with Connection(connection) as trainer:
         try:
@@ -37,6 +37,13 @@ def main() -> None:
             return  # the trainer is done with us, or gone
         except Exception:  # whatever it is, the trainer shall show it
             trainer.send(ChildFailed(traceback.format_exc()))
+
+
+def _leave_signals_to_the_trainer() -> None:
+    # Handled by nothing, neither ignored nor blocked: programs that an environment starts would inherit that.
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _serve(trainer: Connection, memory: mmap) -> None:

@@ -14,7 +14,7 @@ from metta_train.specs.records import HyperparameterValues, UpdateStats
 from metta_train.training.batching import BatchPlan
 from metta_train.training.config import TrainerConfig
 from metta_train.training.learners.network_pass import NetworkPass, OwnPass
-from metta_train.training.nonfinite import NonFiniteError
+from metta_train.training.nonfinite import NonFiniteError, find_nonfinite
 from metta_train.training.optimizers import build_optimizer
 from metta_train.training.recording import Recorder
 from metta_train.training.rollout import RolloutCollector
@@ -300,3 +300,14 @@ def test_stats_are_plain_numbers() -> None:
 
 def _fields(record: HyperparameterValues | UpdateStats) -> dict[str, float]:
     return {name: getattr(record, name) for name in type(record).__dataclass_fields__}
+
+
+def test_large_numbers_are_finite_though_their_sum_is_not() -> None:
+    _, segments = rollout()
+    segments.rewards.fill_(3e38)
+    assert not segments.rewards.sum().isfinite()
+    plan = plan_of(minibatch_segments=4)
+    assert find_nonfinite(segments, plan) is None
+    segments.values[0, 0], segments.values[0, 1] = torch.inf, -torch.inf
+    found = find_nonfinite(segments, plan)
+    assert found is not None and found.startswith("value is inf in env 0, agent 0, step 1 ")

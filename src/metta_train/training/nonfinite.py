@@ -20,6 +20,10 @@ def find_nonfinite(segments: Segments, plan: BatchPlan) -> str | None:
 
     What comes from the environment is named before what the policy made of it.
     """
+    # A sum over a number that is not finite is not finite either, and takes a twentieth of the time of looking at each.
+    sums = [tensor.sum(dtype=torch.float32) for tensor in segments.tensors() if tensor.is_floating_point()]
+    if bool(torch.isfinite(torch.stack(sums)).all()):
+        return None
     named = {
         "observation": segments.observations,
         "reward": segments.rewards,

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from metta_train.cli.signals import BATCH_SIGNALS, stop_on_signals
+from metta_train.cli.signals import stop_on_signals
+from metta_train.envs.child_process import BATCH_SIGNALS
 from metta_train.training import stopping
 from metta_train.training.stopping import StopRequest, StopRequested
 

@@ -115,6 +115,17 @@ def test_so_does_whoever_changes_a_gradient_alone(monkeypatch):
     assert isinstance(built(), DifferentiatedLosses)
 
 
+@pytest.mark.parametrize("bound", [0.05, 1.0, 20.0])
+def test_so_does_whoever_bounds_the_error_of_values(bound, monkeypatch):
+    former = formulas_file.clipped_value_loss
+
+    def bounded(values, old_values, returns, vf_clip_coef):
+        return former(values, old_values, values - (values - returns).clamp(-bound, bound), vf_clip_coef)
+
+    monkeypatch.setattr(formulas_file, "clipped_value_loss", bounded)
+    assert isinstance(built(), DifferentiatedLosses)
+
+
 def test_so_does_whoever_changes_the_advantages(monkeypatch):
     former = formulas_file.torch_advantages.compute_advantages
 

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 from metta_train.cli.exit_codes import INTERRUPTED
+from metta_train.envs.child_process import STOP_SIGNALS
 from metta_train.training.stopping import StopRequest
 
-BATCH_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 SHOW_CURSOR = b"\x1b[?25h"  # a dashboard hides it
 
 
@@ -47,7 +47,7 @@ def stop_on_signals(stop: StopRequest) -> Iterator[None]:
             _say("")
             os._exit(INTERRUPTED)  # env workers die with this process
 
-    before = {number: signal.getsignal(number) for number in (*BATCH_SIGNALS, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     try:
         for number in taken:

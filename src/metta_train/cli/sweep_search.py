@@ -16,9 +16,9 @@ from types import FrameType
 from metta_train.cli.arguments import HelpText, Parser, add_data_dir, add_version, data_dir_of, reported
 from metta_train.cli.compose import quoted
 from metta_train.cli.exit_codes import DONE, PREEMPTED
-from metta_train.cli.signals import BATCH_SIGNALS
 from metta_train.cli.sweep_request import Request, adopt_settings, look_interval, request_of
 from metta_train.cli.sweep_search_report import report, trial_line, write_trials_csv
+from metta_train.envs.child_process import STOP_SIGNALS
 from metta_train.reporting.results import plain, print_json, print_results, results_console, shown_path
 from metta_train.specs.config_errors import ConfigError
 from metta_train.sweeps.config import SweepConfig
@@ -242,7 +242,7 @@ def _stop_on_signals(stop: Callable[[], None]) -> Iterator[None]:
         stop()
         print("\nthe trials save and end; Ctrl-C again leaves at once", file=sys.stderr)
 
-    before = {number: signal.getsignal(number) for number in (*BATCH_SIGNALS, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in taken:
         signal.signal(number, ask)

@@ -13,8 +13,8 @@ from types import FrameType
 
 import psutil
 
-from metta_train.cli.signals import BATCH_SIGNALS
 from metta_train.cli.sweep import Sweep
+from metta_train.envs.child_process import STOP_SIGNALS
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def stop_jobs_on_signals(sweep: Sweep) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         finished.wait()
 
-    before = {number: signal.getsignal(number) for number in (*BATCH_SIGNALS, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     taken = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
     for number in taken:
         signal.signal(number, ask)

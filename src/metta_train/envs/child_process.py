@@ -31,7 +31,8 @@ BOOTSTRAP = (
 )
 
 # Requests to stop, which batch systems send to every process of a job. The trainer answers them and ends its children.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+BATCH_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+STOP_SIGNALS = (*BATCH_SIGNALS, signal.SIGINT)
 
 # One thread per child: the numeric libraries would otherwise start one per core in each.
 THREAD_LIMITS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

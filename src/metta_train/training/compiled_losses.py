@@ -2,7 +2,8 @@
 
 A minibatch has some thousand numbers, for which 90 operations of torch and their history cost a millisecond: 4 % of an
 epoch in bfloat16 (docs/benchmarks.md), during which other processes that learn wait. The formulas of `losses.py` count:
-whoever changes them trains with the change, because what is compiled is compared with them first.
+whoever changes them trains with the change, because what is compiled is compared with them first, for numbers of
+several sizes. (A change that shows only where nothing is drawn, such as a bound of 1,000, would be missed.)
 """
 
 from __future__ import annotations
@@ -93,9 +94,12 @@ def build_losses(ppo: PPOConfig, vtrace: VtraceConfig, device: torch.device, *, 
 
 def say_the_same(formulas: Losses, compiled: Losses) -> bool:
     """Whether both have the same numbers and gradients for segments with endings of both kinds."""
-    minibatch, evaluation = example(num_segments=8, num_steps=16, seed=0, spread=0.3)
-    found = zip(*(numbers_and_gradients(losses, minibatch, evaluation) for losses in (formulas, compiled)), strict=True)
-    return all(one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in found)
+    for size, spread in ((0.01, 0.01), (1.0, 0.3), (30.0, 2.0)):
+        drawn = example(num_segments=8, num_steps=16, seed=0, spread=spread, size=size)
+        for one, other in zip(*(numbers_and_gradients(losses, *drawn) for losses in (formulas, compiled)), strict=True):
+            if one.shape != other.shape or not torch.allclose(one, other, rtol=1e-4, atol=1e-6):
+                return False
+    return True
 
 
 def numbers_and_gradients(losses: Losses, minibatch: Minibatch, evaluation: ActionEvaluation) -> tuple[Tensor, ...]:
@@ -104,8 +108,10 @@ def numbers_and_gradients(losses: Losses, minibatch: Minibatch, evaluation: Acti
     return means, *answers_of(grads)
 
 
-def example(*, num_segments: int, num_steps: int, seed: int, spread: float) -> tuple[Minibatch, ActionEvaluation]:
-    """Drawn numbers; log-probs and values have moved by `spread` since the actions were taken."""
+def example(
+    *, num_segments: int, num_steps: int, seed: int, spread: float, size: float = 1.0
+) -> tuple[Minibatch, ActionEvaluation]:
+    """Drawn numbers: log-probs have moved by `spread` since the actions were taken; `size` is that of a reward."""
     generator = torch.Generator().manual_seed(seed)
     shape = (num_segments, num_steps)
 
@@ -119,15 +125,16 @@ def example(*, num_segments: int, num_steps: int, seed: int, spread: float) -> t
         observations=torch.zeros(*shape, 1),
         actions=torch.zeros(shape, dtype=torch.int64),
         log_probs=drawn() - 3.0,
-        values=drawn(),
-        rewards=drawn(),
+        values=drawn(size),
+        rewards=drawn(size),
         terminations=marks(),
         truncations=marks(),
-        truncation_values=drawn(),
+        truncation_values=drawn(size),
         resets=marks(),
         state=RecurrentState(()),
-        bootstrap_values=drawn()[:, 0],
+        bootstrap_values=drawn(size)[:, 0],
     )
     weights = torch.rand(num_segments, generator=generator) + 0.5
-    moved = ActionEvaluation(segments.log_probs + drawn(spread), drawn().abs(), segments.values + drawn(spread))
-    return Minibatch(segments, drawn(), weights, Coefficients(clip_coef=0.2, vf_clip_coef=0.25, ent_coef=0.01)), moved
+    moved = ActionEvaluation(segments.log_probs + drawn(spread), drawn().abs(), segments.values + drawn(spread * size))
+    coefficients = Coefficients(clip_coef=0.2, vf_clip_coef=0.25, ent_coef=0.01)
+    return Minibatch(segments, drawn(size), weights, coefficients), moved

@@ -130,6 +130,21 @@ def test_anchors_survive_a_round_trip():
     assert other.value("first").tolist() == [[1.0, -4.0]]
 
 
+def test_copies_of_anchors_are_made_once_per_change():
+    policy = TwoLayers()
+    anchors = WeightAnchors.of(policy)
+    first = anchors.copies()
+    assert anchors.copies() is first
+    change(policy.first, [[0.0, 0.5]])
+    anchors.update(policy)
+    second = anchors.copies()
+    assert first["value.first"].tolist() == [[1.0, -4.0]]
+    assert second["value.first"].tolist() == [[0.0, 0.5]]
+    anchors.load(first)
+    assert anchors.copies()["value.first"].tolist() == [[1.0, -4.0]]
+    assert second["value.first"].tolist() == [[0.0, 0.5]]
+
+
 def test_anchors_of_another_network_are_refused_without_a_change():
     anchors = WeightAnchors.of(TwoLayers())
     tensors = dict(anchors.tensors())

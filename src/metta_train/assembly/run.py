@@ -10,7 +10,7 @@ from pathlib import Path
 
 from metta_train.assembly.design import Design, check_kind_of_agent, design_of
 from metta_train.assembly.policy import initial_policy
-from metta_train.assembly.run_reports import header_of, outcome_of, status_of
+from metta_train.assembly.run_reports import RunningStatus, header_of, outcome_of, status_of
 from metta_train.assembly.trainer import build_trainer
 from metta_train.reporting.console import stderr_console
 from metta_train.reporting.reporter import RunOutcome
@@ -100,12 +100,12 @@ def train(
         stop.redrawn_rows = reporting.redrawn_rows
         reporting.reporters.start(header_of(design, folder, trainer.progress))
         rollbacks = 0
+        status = RunningStatus(folder, config)
         try:
             while True:
                 try:
                     for record in trainer.epochs():
-                        with suppress(StorageError):  # the checkpoints decide whether the disk is good enough
-                            folder.write_status(status_of("running", trainer, config))
+                        status.epoch_ended(trainer)
                         yield record
                     break
                 except NonFiniteError as error:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
+from time import monotonic
 from typing import Literal
 
 from metta_train.assembly.design import Design
 from metta_train.reporting.next_commands import next_commands
 from metta_train.reporting.reporter import RunHeader, RunOutcome
+from metta_train.reporting.storage import StorageError
 from metta_train.run_config import RunConfig
 from metta_train.specs.records import Progress
 from metta_train.training import checkpoints
 from metta_train.training.run_folder import RunFolder, RunState, RunStatus
 from metta_train.training.trainer import Trainer
+
+STATUS_SECONDS = 0.5  # between two status.json of a run that trains; after every short epoch they cost 0.3 % of it
 
 
 def header_of(design: Design, folder: RunFolder, progress: Progress) -> RunHeader:
@@ -45,6 +50,31 @@ def status_of(state: RunState, trainer: Trainer, config: RunConfig, message: str
         reward=trainer.standing.reward,
         message=message,
     )
+
+
+class RunningStatus:
+    """Keeps status.json close to where a training is.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, folder: RunFolder, config: RunConfig, clock: Callable[[], float] = monotonic) -> None:
+        self._folder = folder
+        self._config = config
+        self._clock = clock
+        self._due = clock()
+
+    def epoch_ended(self, trainer: Trainer) -> None:
+        """Write it, unless that was done a moment ago."""
+        now = self._clock()
+        if now < self._due:
+            return
+        self._due = now + STATUS_SECONDS
+        with suppress(StorageError):  # the checkpoints decide whether the disk is good enough
+            self._folder.write_status(status_of("running", trainer, self._config))
 
 
 def outcome_of(

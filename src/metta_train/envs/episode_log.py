@@ -7,13 +7,14 @@ actions and hears of the endings, so that it survives the death of a worker.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 MAX_STEPS = 1 << 17  # of one episode; a longer one is not written down to its end and cannot be played again
-FIRST_CAPACITY = 64  # steps; doubled as episodes turn out longer
+FIRST_CAPACITY = 64  # steps; doubled where episodes are longer
 CANNOT_REPLAY = -1
 DIGEST_BYTES = 16
 
@@ -61,69 +62,65 @@ class EpisodePoint:
 
 
 class EpisodeLog:
-    """Numbers and actions of the present episodes; `mark` fixes a moment that `at_mark` can tell of later."""
+    """Numbers and actions of the present episodes; `mark` fixes a moment that `at_mark` can tell of later.
+
+    The actions of all envs stand in one ring by time, so that a step of a slice is one row of it. Old rows are written
+    over once no episode needs them: the ring grows until it holds the longest one and what came after the mark.
+    """
 
     def __init__(self, num_envs: int, num_agents: int, num_actions: int) -> None:
         dtype = np.uint8 if num_actions <= 256 else np.int32
-        self._actions = np.zeros((num_envs, FIRST_CAPACITY, num_agents), dtype)
+        self._ring = np.zeros((FIRST_CAPACITY, num_envs, num_agents), dtype)
+        self._full_at = FIRST_CAPACITY  # the count of steps at which a row is wanted that may still be needed
+        self._steps = np.zeros(num_envs, np.int64)  # that each env has taken
+        self._starts = np.zeros(num_envs, np.int64)  # its count of steps when the present episode began
         self._episodes = np.zeros(num_envs, np.int64)
-        self._lengths = np.zeros(num_envs, np.int64)
-        self._marked_episodes = self._episodes.copy()
-        self._marked_lengths = self._lengths.copy()
-        # Actions of marked episodes that have ended since; the others are still in `_actions`.
-        self._ended: dict[int, NDArray[np.generic]] = {}
+        self.mark()
 
     def start(self) -> None:
         """All envs are at the start of their episode 0."""
         self._episodes.fill(0)
-        self._lengths.fill(0)
+        self._starts[:] = self._steps
 
     def acted(self, envs: range, actions: NDArray[np.int32]) -> None:
-        """The envs take one step with `actions` [r], r = envs * agents."""
-        lengths = self._lengths[envs.start : envs.stop]
-        if lengths.max() >= self._capacity:
-            self._grow()
-        steps = actions.reshape(len(envs), -1)
-        numbers = np.arange(envs.start, envs.stop)
-        if lengths.max() >= self._capacity:
-            room = lengths < self._capacity
-            self._actions[numbers[room], lengths[room]] = steps[room]
-        else:
-            self._actions[numbers, lengths] = steps
-        lengths += 1
+        """The envs, which always step together, take one step with `actions` [r], r = envs * agents."""
+        step = int(self._steps[envs.start])
+        if step >= self._full_at:
+            self._make_room(step)
+        self._ring[step % len(self._ring), envs.start : envs.stop] = actions.reshape(len(envs), -1)
+        self._steps[envs.start : envs.stop] = step + 1
 
     def ended(self, env: int) -> None:
         """The env is at the start of its next episode."""
-        if self._episodes[env] == self._marked_episodes[env] and env not in self._ended:
-            self._ended[env] = self._actions[env, : self._marked_lengths[env]].copy()
         self._episodes[env] += 1
-        self._lengths[env] = 0
+        self._starts[env] = self._steps[env]
 
     def put(self, point: EpisodePoint) -> None:
         """The env is at this point."""
-        length = len(point.actions)
-        while length > self._capacity:
-            self._grow()
-        self._actions[point.env, :length] = point.actions
+        now = int(self._steps[point.env])
+        self._starts[point.env] = now - len(point.actions)
         self._episodes[point.env] = point.episode
-        self._lengths[point.env] = length
+        self._make_room(int(self._steps.max()))
+        held = min(len(point.actions), len(self._ring))
+        self._ring[np.arange(now - held, now) % len(self._ring), point.env] = point.actions[len(point.actions) - held :]
 
     def present(self, env: int) -> tuple[int, int]:
         """Number of the present episode of one env and the steps since its start."""
-        return int(self._episodes[env]), int(self._lengths[env])
+        return int(self._episodes[env]), int(self._steps[env] - self._starts[env])
 
     def mark(self) -> None:
         """From now on `at_mark` tells of this moment."""
-        self._marked_episodes[:] = self._episodes
-        self._marked_lengths[:] = self._lengths
-        self._ended.clear()
+        self._marked_episodes = self._episodes.copy()
+        self._marked_starts = self._starts.copy()
+        self._marked_steps = self._steps.copy()
 
     def at_mark(self, digests: NDArray[np.uint8]) -> VectorSnapshot:
         """Where the envs stood at the last `mark`; `digests` [E, DIGEST_BYTES] of that moment."""
-        lengths = np.where(self._marked_lengths > self._capacity, CANNOT_REPLAY, self._marked_lengths)
+        held = self._steps - self._marked_starts <= len(self._ring)
+        lengths = np.where(held, self._marked_steps - self._marked_starts, CANNOT_REPLAY)
         actions = [
-            self._ended[env] if env in self._ended else self._actions[env, : max(int(length), 0)]
-            for env, length in enumerate(lengths)
+            self._ring[np.arange(start, start + max(length, 0)) % len(self._ring), env]
+            for env, (start, length) in enumerate(zip(self._marked_starts, lengths, strict=True))
         ]
         return VectorSnapshot(
             episodes=self._marked_episodes.copy(),
@@ -132,14 +129,12 @@ class EpisodeLog:
             digests=digests.copy(),
         )
 
-    @property
-    def _capacity(self) -> int:
-        return self._actions.shape[1]
-
-    def _grow(self) -> None:
-        num_envs, capacity, num_agents = self._actions.shape
-        if capacity >= MAX_STEPS:
-            return
-        grown = np.zeros((num_envs, 2 * capacity, num_agents), self._actions.dtype)
-        grown[:, :capacity] = self._actions
-        self._actions = grown
+    def _make_room(self, step: int) -> None:
+        """Let the ring hold all that is needed before this count of steps, the highest of any env, and one row more."""
+        needed_from = min(int(self._starts.min()), int(self._marked_starts.min()))
+        while step - needed_from >= len(self._ring) < MAX_STEPS:
+            grown = np.zeros((2 * len(self._ring), *self._ring.shape[1:]), self._ring.dtype)
+            held = np.arange(step - len(self._ring), step)
+            grown[held % len(grown)] = self._ring[held % len(self._ring)]
+            self._ring = grown
+        self._full_at = needed_from + len(self._ring) if len(self._ring) < MAX_STEPS else sys.maxsize

@@ -25,6 +25,7 @@ class WeightAnchors:
     def __init__(self, values: Mapping[str, Tensor], max_abs: Mapping[str, Tensor]) -> None:
         self._values = dict(values)
         self._max_abs = dict(max_abs)
+        self._copies: dict[str, Tensor] | None = None  # of everything, as it stands
 
     @classmethod
     def of(cls, policy: Policy) -> WeightAnchors:
@@ -44,6 +45,13 @@ class WeightAnchors:
         """Move the l2-init anchor to the policy's present weights."""
         for layer in policy.weight_layers():
             self._values[layer.name].copy_(layer.weight.detach())
+        self._copies = None
+
+    def copies(self) -> Mapping[str, Tensor]:
+        """Copies of `tensors()`, the same ones until something changes."""
+        if self._copies is None:
+            self._copies = {name: tensor.clone() for name, tensor in self.tensors().items()}
+        return self._copies
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything, by name, for a checkpoint."""
@@ -68,6 +76,7 @@ class WeightAnchors:
                 )
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
+        self._copies = None
 
 
 @torch.no_grad()

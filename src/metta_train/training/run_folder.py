@@ -3,7 +3,7 @@
     <data_dir>/<run>/
         config.yaml         the composed configuration of the last start, without secrets
         invocations.jsonl   one line per start
-        status.json         state, counters and reward, rewritten every epoch
+        status.json         state, counters and reward, rewritten after epochs, at most twice a second
         run.lock            held for as long as a process trains this run
         metrics.jsonl  train.log  checkpoints/  replays/  wandb/
 

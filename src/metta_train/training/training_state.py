@@ -93,7 +93,7 @@ class TrainingState:
             standing=standing,
             model=_copies(self.policy.state_dict()),
             optimizer=_copies(self.optimizer.state_tensors()),
-            anchors=_copies(self.anchors.tensors()),
+            anchors=self.anchors.copies(),
             random_states={name: generator.get_state() for name, generator in self.generators.items()}
             | global_random_states(self.policy.active_rows.device),
             memory=memory,

@@ -47,7 +47,7 @@ def activated_product(inputs: Tensor, weight: Tensor, bias: Tensor, activation: 
     if torch.is_autocast_enabled("cpu"):
         inputs = inputs.to(torch.get_autocast_dtype("cpu"))
     if not torch.is_grad_enabled():
-        return _outputs(inputs.contiguous(), weight, bias, relu)
+        return _outputs(inputs.contiguous(), weight, bias, relu, forward_only=True)
     outputs = _ActivatedLinear.apply(inputs, weight, bias, relu)
     assert isinstance(outputs, Tensor)
     return outputs
@@ -58,14 +58,19 @@ def weight_for(inputs: Tensor, weight: Tensor) -> Tensor:
     return held(to_bfloat16, weight) if inputs.dtype == torch.bfloat16 else weight.detach().to(inputs.dtype)
 
 
-def suits_tiles(inputs: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels that multiply in tiles can do it; see `products.py`."""
+def suits_tiles(inputs: Tensor, weight: Tensor, *, forward_only: bool = False) -> bool:
+    """Whether the kernels that multiply in tiles do it; see `products.py`.
+
+    In float32 they are faster only if no gradient is asked for: rollouts pack a weight once for all of their steps.
+    """
+    if inputs.dtype == torch.float32:
+        return forward_only and multiplies(torch.float32)
     fits = weight.shape[0] % TILE == 0 and weight.shape[1] % TILE == 0
     return fits and inputs.dtype == torch.bfloat16 and multiplies(torch.bfloat16)
 
 
-def _outputs(inputs: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
-    if suits_tiles(inputs, weight):
+def _outputs(inputs: Tensor, weight: Tensor, bias: Tensor, relu: bool, *, forward_only: bool) -> Tensor:
+    if suits_tiles(inputs, weight, forward_only=forward_only):
         outputs = inputs.new_empty(inputs.shape[0], weight.shape[0])
         tensors = (inputs, held(packer(inputs.dtype, transposed=True), weight), bias, outputs)
         dense.linear_in_tiles(relu, *map(numbers_of, tensors))
@@ -87,7 +92,7 @@ class _ActivatedLinear(torch.autograd.Function):
         relu: bool,
     ) -> Tensor:
         inputs = inputs.contiguous()
-        outputs = _outputs(inputs, weight, bias, relu)
+        outputs = _outputs(inputs, weight, bias, relu, forward_only=False)
         ctx.save_for_backward(inputs, weight, outputs)
         ctx.relu = relu
         return outputs

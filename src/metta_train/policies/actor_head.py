@@ -16,6 +16,16 @@ from metta_train.policies.kernels.products import TILE, multiplies, packed, pack
 from metta_train.policies.watched import takes_cpu_kernels
 
 
+class ActionEmbedding(nn.Embedding):
+    """The embeddings of the active actions; a rollout on the CPU looks them up once for all of its steps."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`active_rows[A]` -> `[A, embedding_dim]`."""
+        if torch.is_grad_enabled() or not takes_cpu_kernels(self.weight):
+            return super().forward(input)
+        return held(functional.embedding, input, self.weight)
+
+
 class EmbeddingActor(nn.Module):
     """logit_a = tanh(h W) . e_a + b.
 

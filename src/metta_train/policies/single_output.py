@@ -30,6 +30,8 @@ def single_output(linear: nn.Linear, inputs: Tensor) -> Tensor:
         return linear(inputs)
     if torch.is_autocast_enabled("cpu"):
         inputs = inputs.to(torch.get_autocast_dtype("cpu"))
+    if not torch.is_grad_enabled():
+        return _weighted_sums(inputs.contiguous(), linear.weight, linear.bias)
     outputs = _SingleOutput.apply(inputs, linear.weight, linear.bias)
     assert isinstance(outputs, Tensor)
     return outputs
@@ -46,9 +48,36 @@ def single_output_behind(
     if torch.is_autocast_enabled("cpu"):
         inputs = inputs.to(torch.get_autocast_dtype("cpu"))
     parameters = (hidden.weight, hidden.bias, linear.weight, linear.bias)
+    if not torch.is_grad_enabled():
+        return _values(inputs.contiguous(), *parameters, is_relu(activation), forward_only=True)[0]
     outputs = _SingleOutputBehind.apply(inputs, *parameters, is_relu(activation))
     assert isinstance(outputs, Tensor)
     return outputs
+
+
+def _values(
+    inputs: Tensor,
+    hidden_weight: Tensor,
+    hidden_bias: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    relu: bool,
+    *,
+    forward_only: bool,
+) -> tuple[Tensor, Tensor]:
+    """`[N, 1]` and the hidden layer, which need not be kept if nobody goes back."""
+    out = inputs.new_empty(inputs.shape[0], 1, dtype=torch.float32)
+    head = (numbers_of(hidden_bias), numbers_of(weight)[0], numbers_of(bias)[0])
+    if suits_tiles(inputs, hidden_weight, forward_only=forward_only):
+        hidden = inputs.new_empty(0 if forward_only else inputs.shape[0], hidden_weight.shape[0])
+        weights = held(packer(inputs.dtype, transposed=True), hidden_weight)
+        product = (numbers_of(inputs), numbers_of(weights))
+        dense.value_in_tiles(relu, *product, *head, numbers_of(hidden), numbers_of(out)[:, 0])
+    else:
+        hidden = _empty_apart(inputs, hidden_weight.shape[0])
+        torch.mm(inputs, weight_for(inputs, hidden_weight).t(), out=hidden[:, : hidden_weight.shape[0]])
+        dense.value_of_sums(relu, numbers_of(hidden), *head, numbers_of(out)[:, 0])
+    return out, hidden
 
 
 class _SingleOutputBehind(torch.autograd.Function):
@@ -65,17 +94,7 @@ class _SingleOutputBehind(torch.autograd.Function):
         relu: bool,  # autograd functions take no keywords
     ) -> Tensor:
         inputs = inputs.contiguous()
-        out = inputs.new_empty(inputs.shape[0], 1, dtype=torch.float32)
-        head = (numbers_of(hidden_bias), numbers_of(weight)[0], numbers_of(bias)[0])
-        if suits_tiles(inputs, hidden_weight):
-            hidden = inputs.new_empty(inputs.shape[0] if ctx.needs_input_grad[1] else 0, hidden_weight.shape[0])
-            weights = held(packer(inputs.dtype, transposed=True), hidden_weight)
-            product = (numbers_of(inputs), numbers_of(weights))
-            dense.value_in_tiles(relu, *product, *head, numbers_of(hidden), numbers_of(out)[:, 0])
-        else:
-            hidden = _empty_apart(inputs, hidden_weight.shape[0])
-            torch.mm(inputs, weight_for(inputs, hidden_weight).t(), out=hidden[:, : hidden_weight.shape[0]])
-            dense.value_of_sums(relu, numbers_of(hidden), *head, numbers_of(out)[:, 0])
+        out, hidden = _values(inputs, hidden_weight, hidden_bias, weight, bias, relu, forward_only=False)
         ctx.save_for_backward(inputs, hidden_weight, weight, hidden)
         ctx.relu = relu
         return out
@@ -113,6 +132,12 @@ def _empty_apart(like: Tensor, width: int) -> Tensor:
     return like.new_empty(like.shape[0], apart)
 
 
+def _weighted_sums(inputs: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    out = inputs.new_empty(inputs.shape[0], 1, dtype=torch.float32)
+    dense.weighted_sums(numbers_of(inputs), numbers_of(weight)[0], numbers_of(bias)[0], numbers_of(out)[:, 0])
+    return out
+
+
 class _SingleOutput(torch.autograd.Function):
     """`[N, in]`, float32 or bfloat16 -> `[N, 1]` float32."""
 
@@ -124,10 +149,8 @@ class _SingleOutput(torch.autograd.Function):
         bias: Tensor,
     ) -> Tensor:
         inputs = inputs.contiguous()
-        out = inputs.new_empty(inputs.shape[0], 1, dtype=torch.float32)
-        dense.weighted_sums(numbers_of(inputs), numbers_of(weight)[0], numbers_of(bias)[0], numbers_of(out)[:, 0])
         ctx.save_for_backward(inputs, weight)
-        return out
+        return _weighted_sums(inputs, weight, bias)
 
     @staticmethod
     @once_differentiable

@@ -43,7 +43,8 @@ def convolve_placed_tokens(
     (kernel, _), (stride, _) = convolution.kernel_size, convolution.stride
     height, width = (convolved_side(side, kernel, stride) for side in window)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-    out = _TokenConvolution.apply(convolution.weight, convolution.bias, tokens, height, width, stride, relu, dtype)
+    inputs = (convolution.weight, convolution.bias, tokens, height, width, stride, relu, dtype)
+    out = _TokenConvolution.apply(*inputs) if torch.is_grad_enabled() else _convolved(*inputs)
     assert isinstance(out, Tensor)
     return out.permute(0, 3, 1, 2)
 
@@ -57,6 +58,23 @@ def _has_plain_windows(convolution: nn.Conv2d) -> bool:
 def _by_place(weight: Tensor) -> Tensor:
     """`[k, k, in, out]` of `[out, in, k, k]`."""
     return weight.detach().permute(2, 3, 1, 0).contiguous()
+
+
+def _convolved(
+    weight: Tensor,
+    bias: Tensor,
+    tokens: PlacedTokens,
+    height: int,
+    width: int,
+    stride: int,
+    relu: bool,
+    dtype: torch.dtype,
+) -> Tensor:
+    out = weight.new_empty(len(tokens.ends), height, width, weight.shape[0], dtype=dtype)
+    by_place = held(_by_place, weight)
+    places = (tokens.places, tokens.values, tokens.ends)
+    token_kernels.convolve_places(*places, numbers_of(by_place), numbers_of(bias), stride, relu, numbers_of(out))
+    return out
 
 
 class _TokenConvolution(torch.autograd.Function):
@@ -74,12 +92,9 @@ class _TokenConvolution(torch.autograd.Function):
         relu: bool,  # autograd functions take no keywords
         dtype: torch.dtype,
     ) -> Tensor:
-        out = weight.new_empty(len(tokens.ends), height, width, weight.shape[0], dtype=dtype)
-        by_place = held(_by_place, weight)
-        places = (tokens.places, tokens.values, tokens.ends)
-        token_kernels.convolve_places(*places, numbers_of(by_place), numbers_of(bias), stride, relu, numbers_of(out))
+        out = _convolved(weight, bias, tokens, height, width, stride, relu, dtype)
         ctx.save_for_backward(out)
-        ctx.places, ctx.weight_shape, ctx.stride, ctx.relu = places, weight.shape, stride, relu
+        ctx.tokens, ctx.weight_shape, ctx.stride, ctx.relu = tokens, weight.shape, stride, relu
         return out
 
     @staticmethod
@@ -90,5 +105,6 @@ class _TokenConvolution(torch.autograd.Function):
         grad_weight = torch.zeros(kernel, kernel, in_channels, out_channels)
         grad_bias = torch.zeros(out_channels)
         tensors = (out, grad.contiguous(), grad_weight, grad_bias)
-        token_kernels.through_places(*ctx.places, ctx.stride, ctx.relu, *map(numbers_of, tensors))
+        places = (ctx.tokens.places, ctx.tokens.values, ctx.tokens.ends)
+        token_kernels.through_places(*places, ctx.stride, ctx.relu, *map(numbers_of, tensors))
         return grad_weight.permute(3, 2, 0, 1).contiguous(), grad_bias, None, None, None, None, None, None

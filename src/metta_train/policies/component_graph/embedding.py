@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor, nn
 
+from metta_train.policies import actor_head
 from metta_train.policies.action_rows import EMBEDDING_ROWS
 from metta_train.policies.component_graph.component import Built, Component, Signal, Site
 from metta_train.policies.initialization import EmbeddingMaxAbs
@@ -30,7 +31,7 @@ class ActionEmbedding(Component):
         if len(site.inputs) != 1 or site.inputs[0].per_row:
             raise ValueError("takes exactly 1 source, active_actions")
         return Built(
-            module=nn.Embedding(EMBEDDING_ROWS, self.nn_params.embedding_dim),
+            module=actor_head.ActionEmbedding(EMBEDDING_ROWS, self.nn_params.embedding_dim),
             output=Signal((*site.inputs[0].shape, self.nn_params.embedding_dim), per_row=False),
             initial_values={"weight": EmbeddingMaxAbs(0.1)},
         )

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from metta_train.policies.action_rows import EMBEDDING_ROWS
 from metta_train.policies.activated_linear import activated_linear
-from metta_train.policies.actor_head import EmbeddingActor
+from metta_train.policies.actor_head import ActionEmbedding, EmbeddingActor
 from metta_train.policies.convolution import Conv2d, activated_convolution, convolved_side
 from metta_train.policies.initialization import EmbeddingMaxAbs, LstmBiasMode, Orthogonal, UniformRange, Zeros
 from metta_train.policies.observation import TokenBox, token_observation
@@ -56,7 +56,7 @@ class Fast(PyAgent):
         self.critic_1 = nn.Linear(128, 1024)
         self.value = nn.Linear(1024, 1)
         self.actor_1 = nn.Linear(128, 512)
-        self.action_embeds = nn.Embedding(EMBEDDING_ROWS, 16)
+        self.action_embeds = ActionEmbedding(EMBEDDING_ROWS, 16)
         self.action = EmbeddingActor(512, 16)
 
         for layer in ("cnn1", "cnn2", "fc1", "encoded_obs", "critic_1", "value", "actor_1"):

@@ -43,6 +43,7 @@ def convolve_placed_tokens(
     (kernel, _), (stride, _) = convolution.kernel_size, convolution.stride
     height, width = (convolved_side(side, kernel, stride) for side in window)
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    assert convolution.bias is not None, "a convolution without bias goes another way"
     inputs = (convolution.weight, convolution.bias, tokens, height, width, stride, relu, dtype)
     out = _TokenConvolution.apply(*inputs) if torch.is_grad_enabled() else _convolved(*inputs)
     assert isinstance(out, Tensor)

@@ -34,9 +34,10 @@ from unittest.mock import patch
 
 from benchmark_parts.machine import describe_machine
 from benchmark_parts.unprotected import train_unprotected
-from benchmark_parts.workload import ENDLESS, plan_of
+from benchmark_parts.workload import ENDLESS
 from metta_train import load_config
 from metta_train.assembly import run_reports
+from metta_train.assembly.design import design_of
 from metta_train.assembly.run import train
 from metta_train.envs.episode_log import EpisodeLog
 from metta_train.envs.logged_vector import LoggedVectorEnv
@@ -114,7 +115,7 @@ def measure(overrides: list[str], groups: int, seed: int) -> dict[str, Any]:
                     seconds[clock][name].append(now() - started[clock])
                 done[name] = (record.rollout, record.update)
             assert done["with"] == done["without"] == done["control"], "the arms train on different numbers"
-        plan = plan_of(config)
+        plan = design_of(config).plan
     starts = range(WARM_UP, WARM_UP + groups * interval, interval)
     sums = {
         clock: {name: [sum(values[start : start + interval]) for start in starts] for name, values in arms.items()}

@@ -134,10 +134,10 @@ class _Workers(_Unlogged, WorkerVectorEnv):
     def _send(self, index: int) -> None:
         for worker in self._workers:
             if worker.envs[index]:
-                worker.connection.send(StepEnvs(index))
+                worker.child.connection.send(StepEnvs(index))
 
     def _receive(self, index: int) -> Sequence[EpisodeRecord]:
-        answers = [worker.connection.recv() for worker in self._workers if worker.envs[index]]
+        answers = [worker.child.connection.recv() for worker in self._workers if worker.envs[index]]
         return sorted((episode for answer in answers for episode in answer.episodes), key=lambda episode: episode.env)
 
 

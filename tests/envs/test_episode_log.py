@@ -72,6 +72,22 @@ def test_episodes_longer_than_the_first_capacity_are_kept_whole() -> None:
     assert snapshot.actions_of(0)[:, 0].tolist() == list(range(300))
 
 
+def test_a_log_that_nobody_marks_stays_small_and_tells_of_the_first_mark() -> None:
+    log = EpisodeLog(2, 1, num_actions=256)
+    log.start()
+    for step in range(40):
+        log.acted(range(2), np.array([step, 100 + step], np.int32))
+    log.mark()
+    for step in range(20_000):
+        log.acted(range(2), np.array([7, 8], np.int32))
+        if step % 50 == 49:
+            log.ended(step // 50 % 2)
+    assert log.num_bytes <= 2 * 4 * 128  # twice as long as the longest episode, and a power of two
+    snapshot = log.at_mark(DIGESTS[:2])
+    assert snapshot.actions_of(0)[:, 0].tolist() == list(range(40))
+    assert snapshot.actions_of(1)[:, 0].tolist() == list(range(100, 140))
+
+
 def test_an_episode_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(episode_log, "MAX_STEPS", episode_log.FIRST_CAPACITY)
     log = EpisodeLog(2, 1, num_actions=2)

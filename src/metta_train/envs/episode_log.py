@@ -65,7 +65,7 @@ class EpisodeLog:
     """Numbers and actions of the present episodes; `mark` fixes a moment that `at_mark` can tell of later.
 
     The actions of all envs stand in one ring by time, so that a step of a slice is one row of it. Old rows are written
-    over once no episode needs them: the ring grows until it holds the longest one and what came after the mark.
+    over once no present episode needs them; the ring grows until it is twice as long as the longest one.
     """
 
     def __init__(self, num_envs: int, num_agents: int, num_actions: int) -> None:
@@ -75,7 +75,13 @@ class EpisodeLog:
         self._steps = np.zeros(num_envs, np.int64)  # that each env has taken
         self._starts = np.zeros(num_envs, np.int64)  # its count of steps when the present episode began
         self._episodes = np.zeros(num_envs, np.int64)
+        self._apart: tuple[NDArray[np.int64], NDArray[np.generic]] | None  # what `at_mark` tells, once copied
         self.mark()
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the actions that are written down."""
+        return self._ring.nbytes
 
     def start(self) -> None:
         """All envs are at the start of their episode 0."""
@@ -110,29 +116,37 @@ class EpisodeLog:
 
     def mark(self) -> None:
         """From now on `at_mark` tells of this moment."""
+        self._apart = None
         self._marked_episodes = self._episodes.copy()
         self._marked_starts = self._starts.copy()
         self._marked_steps = self._steps.copy()
 
     def at_mark(self, digests: NDArray[np.uint8]) -> VectorSnapshot:
         """Where the envs stood at the last `mark`; `digests` [E, DIGEST_BYTES] of that moment."""
+        lengths, actions = self._marked_actions() if self._apart is None else self._apart
+        return VectorSnapshot(
+            episodes=self._marked_episodes.copy(), lengths=lengths, actions=actions, digests=digests.copy()
+        )
+
+    def _marked_actions(self) -> tuple[NDArray[np.int64], NDArray[np.generic]]:
+        """Lengths and actions of a snapshot of the mark, from the ring."""
         held = self._steps - self._marked_starts <= len(self._ring)
         lengths = np.where(held, self._marked_steps - self._marked_starts, CANNOT_REPLAY)
         actions = [
             self._ring[np.arange(start, start + max(length, 0)) % len(self._ring), env]
             for env, (start, length) in enumerate(zip(self._marked_starts, lengths, strict=True))
         ]
-        return VectorSnapshot(
-            episodes=self._marked_episodes.copy(),
-            lengths=lengths,
-            actions=np.concatenate(actions),
-            digests=digests.copy(),
-        )
+        return lengths, np.concatenate(actions)
 
     def _make_room(self, step: int) -> None:
-        """Let the ring hold all that is needed before this count of steps, the highest of any env, and one row more."""
-        needed_from = min(int(self._starts.min()), int(self._marked_starts.min()))
-        while step - needed_from >= len(self._ring) < MAX_STEPS:
+        """Let the ring hold the present episodes up to this count of steps, the highest of any env, and as much more.
+
+        So it is seldom full, and does not grow because nobody marks.
+        """
+        if self._apart is None:
+            self._apart = self._marked_actions()
+        needed_from = int(self._starts.min())
+        while 2 * (step - needed_from) >= len(self._ring) < MAX_STEPS:
             grown = np.zeros((2 * len(self._ring), *self._ring.shape[1:]), self._ring.dtype)
             held = np.arange(step - len(self._ring), step)
             grown[held % len(grown)] = self._ring[held % len(self._ring)]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
+import select
 import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
 
 from metta_train.envs.child_process import CHECK_SECONDS, ChildFaultError, ChildProcess, frozen_since, stop_children
 from metta_train.envs.config import EnvConfig
@@ -38,10 +38,6 @@ class _Worker:
     number: int
     child: ChildProcess
     envs: tuple[tuple[int, ...], ...]  # per slice
-
-    @property
-    def connection(self) -> Connection:
-        return self.child.connection
 
 
 class WorkerVectorEnv(LoggedVectorEnv):
@@ -74,11 +70,14 @@ class WorkerVectorEnv(LoggedVectorEnv):
         self._owed: list[dict[int, _Request]] = [{} for _ in range(num_slices)]  # by worker, per slice
         self._finished: list[list[EpisodeRecord]] = [[] for _ in range(num_slices)]
         self._workers: list[_Worker] = []
+        # All connections, not only those that owe an answer: the end of one tells at once of a death.
+        self._arrivals = select.poll()
+        self._senders: dict[int, _Worker] = {}  # by the descriptor of their connection
         # Also runs when the vector env is dropped without `close`, and at the end of the interpreter.
         self._stop = weakref.finalize(self, _stop_workers, self._workers, self._block)
         try:
             for number, envs in enumerate(share_envs(num_envs, num_slices, num_workers)):
-                self._workers.append(_start_worker(number, envs, self._block))
+                self._workers.append(self._started_worker(number, envs))
             for worker in self._workers:
                 self._tell(worker, self._plan(worker))
             deadline = time.monotonic() + config.start_timeout
@@ -144,17 +143,14 @@ class WorkerVectorEnv(LoggedVectorEnv):
         deadline = time.monotonic() + seconds
         while owed := self._owed[index]:
             self._check()
-            # All connections, not only those that owe an answer: the end of one tells at once of a death.
-            workers = {worker.connection: worker for worker in self._workers}
             asked = time.monotonic()
-            ready = wait(list(workers), min(max(deadline - asked, 0.0), CHECK_SECONDS))
+            ready = self._arrivals.poll(1000 * min(max(deadline - asked, 0.0), CHECK_SECONDS))  # ms
             deadline += frozen_since(asked)
             try:
                 if not ready and time.monotonic() >= deadline:
                     raise self._timeout(self._workers[min(owed)], key, seconds)
-                for connection in ready:
-                    assert isinstance(connection, Connection)
-                    worker = workers[connection]
+                for descriptor, _ in ready:
+                    worker = self._senders[descriptor]
                     try:
                         answer = worker.child.hear()
                     except ChildFaultError as fault:
@@ -181,8 +177,11 @@ class WorkerVectorEnv(LoggedVectorEnv):
             self.restarts,
             self._config.restart_budget,
         )
+        descriptor = failed.child.connection.fileno()
+        self._arrivals.unregister(descriptor)
+        del self._senders[descriptor]
         failed.child.put_down()
-        worker = _start_worker(failed.number, failed.envs, self._block)
+        worker = self._started_worker(failed.number, failed.envs)
         self._workers[failed.number] = worker
         lost = tuple((env, *self._log.present(env)) for envs in worker.envs for env in envs)
         try:
@@ -194,6 +193,13 @@ class WorkerVectorEnv(LoggedVectorEnv):
                     self._tell(worker, owed[worker.number])
         except _WorkerFaultError as again:
             self._restart(again)
+
+    def _started_worker(self, number: int, envs: tuple[tuple[int, ...], ...]) -> _Worker:
+        child = ChildProcess.start("metta_train.envs.worker_process", [self._block])
+        worker = _Worker(number=number, child=child, envs=envs)
+        self._arrivals.register(child.connection.fileno(), select.POLLIN)
+        self._senders[child.connection.fileno()] = worker
+        return worker
 
     def _plan(self, worker: _Worker) -> WorkerPlan:
         return WorkerPlan(
@@ -247,11 +253,6 @@ def share_envs(num_envs: int, num_slices: int, num_workers: int) -> list[tuple[t
                 envs = range(first + (number - first) % num_workers, first + size, num_workers)
             share.append(tuple(envs))
     return [tuple(share) for share in shares]
-
-
-def _start_worker(number: int, envs: tuple[tuple[int, ...], ...], block: SharedBlock) -> _Worker:
-    child = ChildProcess.start("metta_train.envs.worker_process", [block])
-    return _Worker(number=number, child=child, envs=envs)
 
 
 def _stop_workers(workers: Sequence[_Worker], block: SharedBlock) -> None:

@@ -87,9 +87,11 @@ def draw(points: dict[str, list[dict[str, float]]], out: Path) -> None:
     for axis, (name, values) in zip(axes[0], points.items(), strict=True):
         axis.plot([v["value"] for v in values], [v["cpu_us"] for v in values], marker="o")
         axis.set_xlabel(name)
-        axis.set_ylim(bottom=0)
+        axis.set_ylim(0, 1.1 * max(v["cpu_us"] for v in values))
         if name in ("rows", "horizon"):
             axis.set_xscale("log", base=2)
+        else:
+            axis.set_xticks([v["value"] for v in values])
     axes[0][0].set_ylabel("CPU us per agent step")
     figure.savefig(out.with_suffix(".svg"))
 

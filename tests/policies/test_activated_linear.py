@@ -41,6 +41,8 @@ def test_values_and_gradients_equal_those_of_torch(activation, rows, size_in, si
     plain = results(lambda x: activation(linear(x)), linear, inputs, downstream)
     for one, other in zip(fused, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=5e-5)
+    with torch.no_grad():  # in a kernel with its product
+        torch.testing.assert_close(activated_linear(linear, activation, inputs), plain[0], rtol=1e-5, atol=5e-5)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

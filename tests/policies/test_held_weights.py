@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from metta_train.policies.actor_head import ActionEmbedding
 from metta_train.policies.held_weights import held, weights_held
 from tests.policies.agents import build, random_observations, random_resets, spec_for
 
@@ -38,6 +39,21 @@ def test_a_tensor_that_takes_the_place_of_a_freed_one_is_another_weight() -> Non
     with weights_held():
         for number in range(50):
             assert held(torch.neg, torch.full((1,), float(number))).item() == -number
+
+
+def test_embeddings_of_actions_are_looked_up_once_and_follow_weights_and_actions() -> None:
+    table, rows, others = ActionEmbedding(5, 2), torch.tensor([3, 1]), torch.tensor([2])
+    with torch.no_grad():
+        with weights_held():
+            first = table(rows)
+            assert table(rows) is first
+            assert torch.equal(table(others), table.weight[others])
+        table.weight.mul_(2)
+        with weights_held():
+            assert torch.equal(table(rows), 2 * first)
+    table(rows).sum().backward()
+    assert table.weight.grad is not None
+    assert table.weight.grad.sum(dim=1).tolist() == [0, 2, 0, 2, 0]
 
 
 @pytest.mark.parametrize("name", ["agent=fast", "py_agent=fast", "agent=mlp"])

@@ -30,6 +30,8 @@ def test_values_and_gradients_equal_those_of_torch(rows, size):
     fast = results(lambda x: single_output(linear, x), linear, inputs, downstream)
     for one, other in zip(fast, results(linear, linear, inputs, downstream), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=2e-5)
+    with torch.no_grad():
+        assert torch.equal(single_output(linear, inputs), fast[0])
 
 
 def results_of_both(run, layers, inputs, downstream):
@@ -58,6 +60,8 @@ def test_with_the_layer_before_it_values_and_gradients_equal_those_of_torch(rows
     assert len(fast) == 6
     for one, other in zip(fast, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=3e-5)
+    with torch.no_grad():  # in a kernel with its product, and the hidden layer is not kept
+        torch.testing.assert_close(single_output_behind(linear, hidden, activation, x), plain[0], rtol=1e-5, atol=3e-5)
 
 
 @pytest.mark.parametrize("activation", [torch.tanh, functional.relu])

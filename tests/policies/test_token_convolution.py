@@ -35,6 +35,9 @@ def assert_twins(box: TokenBox, convolution: nn.Conv2d, tokens: torch.Tensor, *,
     expected = results(convolution, slow, downstream)
     fast = convolve_placed_tokens(convolution, box.placed_tokens(tokens), box.window, relu=relu)
     assert box.ignored_tokens.item() == 2 * ignored  # counted alike
+    with torch.no_grad():
+        alone = convolve_placed_tokens(convolution, box.placed_tokens(tokens), box.window, relu=relu)
+    assert torch.equal(alone, fast)
     for one, other in zip(results(convolution, fast, downstream), expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 

@@ -1,4 +1,4 @@
-"""Cost per agent step against rows, horizon, tokens and workers, and whether memory stays flat.
+"""Cost per agent step against rows, horizon, tokens, channels, actions and workers, and whether memory stays flat.
 
     python scripts/scaling.py --out docs/images/scaling          # needs the extra `plots`
     python scripts/scaling.py --flat-epochs 500                  # memory, file descriptors and threads over a run
@@ -11,19 +11,24 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from benchmark_parts.client import ArmProcess
+from benchmark_parts.game_with_actions import game_with_actions
 from benchmark_parts.workload import Workload
 
-# What is varied, and the overrides of a value. Batches are one segment per row, minibatches a quarter of them.
-AXES = {
-    "rows": ((24, 96, 384, 1536, 8184), lambda v: [f"trainer.num_envs={v // 24}"]),
-    "horizon": ((4, 8, 16, 32, 64), lambda v: [f"trainer.bptt_horizon={v}"]),
-    "tokens": ((48, 96, 192), lambda v: [f"env.task.num_tokens={v}"]),
-    "workers": ((0, 1, 2), lambda v: [f"trainer.num_workers={v}", "trainer.num_envs=16"]),
+# What is varied, and the overrides of a value, with a folder for files. Batches are one segment per row, minibatches a
+# quarter of them. Channels are those that the categories of a feature take in the box.
+AXES: dict[str, tuple[tuple[int, ...], Callable[[int, Path], list[str]]]] = {
+    "rows": ((24, 96, 384, 1536, 8184), lambda v, _: [f"trainer.num_envs={v // 24}"]),
+    "horizon": ((4, 8, 16, 32, 64), lambda v, _: [f"trainer.bptt_horizon={v}"]),
+    "tokens": ((48, 96, 192), lambda v, _: [f"env.task.num_tokens={v}"]),
+    "channels": ((4, 64, 256), lambda v, _: [f"env.task.features.tag.categories={v}"]),
+    "actions": ((5, 20, 50, 99), lambda v, folder: [f"env.config={game_with_actions(v, folder)}"]),
+    "workers": ((0, 1, 2), lambda v, _: [f"trainer.num_workers={v}", "trainer.num_envs=16"]),
 }
 
 
@@ -53,7 +58,7 @@ def main() -> None:
 def point(arguments: argparse.Namespace, axis: str, value: int) -> dict[str, float]:
     """One size."""
     with tempfile.TemporaryDirectory() as folder:
-        workload = Workload(tuple(AXES[axis][1](value)), arguments.precision, "auto", folder, 1)
+        workload = Workload(tuple(AXES[axis][1](value, Path(folder))), arguments.precision, "auto", folder, 1)
         with ArmProcess("ours", workload, arguments.threads, Path(folder, "arm.log")) as arm:
             arm.measure("full", 0.0)
             sample = arm.measure("full", arguments.seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from unittest.mock import patch
 
 import numpy as np
@@ -73,16 +74,23 @@ def test_episodes_longer_than_the_first_capacity_are_kept_whole() -> None:
 
 
 def test_a_log_that_nobody_marks_stays_small_and_tells_of_the_first_mark() -> None:
-    log = EpisodeLog(2, 1, num_actions=256)
+    agents = 64
+    log = EpisodeLog(2, agents, num_actions=256)
     log.start()
     for step in range(40):
-        log.acted(range(2), np.array([step, 100 + step], np.int32))
+        log.acted(range(2), np.repeat(np.array([step, 100 + step], np.int32), agents))
     log.mark()
-    for step in range(20_000):
-        log.acted(range(2), np.array([7, 8], np.int32))
-        if step % 50 == 49:
-            log.ended(step // 50 % 2)
-    assert log.num_bytes <= 2 * 4 * 128  # twice as long as the longest episode, and a power of two
+    later = np.full(2 * agents, 7, np.int32)
+    tracemalloc.start()
+    try:
+        for step in range(20_000):
+            log.acted(range(2), later)
+            if step % 50 == 49:
+                log.ended(step // 50 % 2)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 200_000  # all of its 20,000 steps are 2,560,000 bytes
     snapshot = log.at_mark(DIGESTS[:2])
     assert snapshot.actions_of(0)[:, 0].tolist() == list(range(40))
     assert snapshot.actions_of(1)[:, 0].tolist() == list(range(100, 140))

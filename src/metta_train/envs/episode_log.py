@@ -78,11 +78,6 @@ class EpisodeLog:
         self._apart: tuple[NDArray[np.int64], NDArray[np.generic]] | None  # what `at_mark` tells, once copied
         self.mark()
 
-    @property
-    def num_bytes(self) -> int:
-        """Of the actions that are written down."""
-        return self._ring.nbytes
-
     def start(self) -> None:
         """All envs are at the start of their episode 0."""
         self._episodes.fill(0)

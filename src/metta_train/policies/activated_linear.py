@@ -1,8 +1,8 @@
 """A linear layer and the ReLU or tanh behind it, as one operation on the CPU.
 
 Bias, activation, their gradients and the sum for the bias's gradient are one pass each (`kernels/dense.py`) behind
-products of torch's; in bfloat16, on CPUs with tiles, they are in one kernel with the products. Under bfloat16 autocast
-the products are bfloat16 and what is between them is float32.
+products of torch's; in bfloat16, on CPUs with tiles, and where no gradient is asked for in float32 too, they are in one
+kernel with the products. Under bfloat16 autocast the products are bfloat16 and what is between them is float32.
 """
 
 from __future__ import annotations

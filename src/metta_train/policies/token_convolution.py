@@ -84,16 +84,10 @@ class _TokenConvolution(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,  # noqa: ANN401  # torch's context, which has no public type
-        weight: Tensor,
-        bias: Tensor,
-        tokens: PlacedTokens,
-        height: int,
-        width: int,
-        stride: int,
-        relu: bool,  # autograd functions take no keywords
-        dtype: torch.dtype,
+        *inputs: Any,  # noqa: ANN401  # of `_convolved`; autograd functions take no keywords
     ) -> Tensor:
-        out = _convolved(weight, bias, tokens, height, width, stride, relu, dtype)
+        out = _convolved(*inputs)
+        weight, _, tokens, _, _, stride, relu, _ = inputs
         ctx.save_for_backward(out)
         ctx.tokens, ctx.weight_shape, ctx.stride, ctx.relu = tokens, weight.shape, stride, relu
         return out

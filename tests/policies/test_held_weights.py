@@ -8,6 +8,7 @@ from torch import Tensor
 
 from metta_train.policies.actor_head import ActionEmbedding
 from metta_train.policies.held_weights import held, weights_held
+from metta_train.policies.watched import recorded
 from tests.policies.agents import build, random_observations, random_resets, spec_for
 
 
@@ -33,6 +34,16 @@ def test_a_copy_is_made_once_for_each_weight_and_form() -> None:
     with weights_held():
         assert held(doubled, first)[0] == 6
     assert len(calls) == 6
+
+
+def test_what_is_recorded_holds_nothing_as_the_weights_will_have_moved_when_it_is_played() -> None:
+    weight = torch.ones(2)
+    with weights_held():
+        assert held(torch.neg, weight)[0] == -1
+        weight.fill_(3.0)
+        with recorded():
+            assert held(torch.neg, weight)[0] == -3
+        assert held(torch.neg, weight)[0] == -1
 
 
 def test_a_tensor_that_takes_the_place_of_a_freed_one_is_another_weight() -> None:

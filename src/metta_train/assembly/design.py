@@ -103,8 +103,7 @@ def check_kind_of_agent(design: Design, before: Mapping[str, object] | None) -> 
 def _configure_torch(config: RunConfig) -> None:
     keep_freed_memory()
     torch.set_num_threads(1)  # learners share segments, not operations: see training/learners/shared_pass.py
-    if torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")  # TF32; the CPU stays exact
+    torch.backends.cuda.matmul.fp32_precision = "tf32"  # as convolutions and LSTMs there; the CPU stays exact
     if config.torch_deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with a fixed workspace
     torch.use_deterministic_algorithms(config.torch_deterministic)

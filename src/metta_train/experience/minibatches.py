@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from metta_train.experience.upload import upload
+
 # Floor of a segment's priority, so that a segment without any advantage can still be drawn.
 PRIORITY_FLOOR = 1e-6
 
@@ -52,7 +54,7 @@ def uniform_minibatches(
 ) -> list[MinibatchDraw]:
     """A random permutation of the segments, cut into minibatches."""
     assert num_segments % minibatch_segments == 0, f"{minibatch_segments} does not divide {num_segments} segments"
-    permutation = torch.randperm(num_segments, generator=generator).to(device)
+    permutation = upload(torch.randperm(num_segments, generator=generator), device)
     weights = torch.ones(minibatch_segments, device=device)
     return [MinibatchDraw(index, weights) for index in permutation.split(minibatch_segments)]
 
@@ -82,7 +84,7 @@ def prioritized_minibatches(
     draws = []
     for _ in range(num_segments // minibatch_segments):
         index = torch.multinomial(probabilities, minibatch_segments, replacement=False, generator=generator)
-        draws.append(MinibatchDraw(index.to(advantages.device), weights[index].to(advantages.device)))
+        draws.append(MinibatchDraw(upload(index, advantages.device), upload(weights[index], advantages.device)))
     return draws
 
 

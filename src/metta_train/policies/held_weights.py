@@ -9,6 +9,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from metta_train.policies.watched import is_recorded
+
 # By what made it and the identities of the weights, which stand beside it so that no other tensor takes them over.
 _Copies = dict[tuple[object, ...], tuple[tuple[Tensor, ...], Tensor]]
 
@@ -26,9 +28,12 @@ def weights_held() -> Iterator[None]:
 
 
 def held(make: Callable[..., Tensor], *weights: Tensor) -> Tensor:
-    """`make(*weights)`, without a gradient; inside of `weights_held` perhaps that of an earlier call."""
+    """`make(*weights)`, without a gradient; inside of `weights_held` perhaps that of an earlier call.
+
+    Not in what is recorded: that is played again when the weights have moved.
+    """
     copies = _copies.get()
-    if copies is None:
+    if copies is None or is_recorded():
         return make(*weights)
     key = (make, *map(id, weights))
     found = copies.get(key)

@@ -83,15 +83,21 @@ class BatchPlan:
 
     def describe(self) -> str:
         """One line for the log."""
-        where = "in process" if self.num_workers == 0 else f"in {self.num_workers} workers, {self.num_slices} slices"
+        workers, slices = _counted(self.num_workers, "worker"), _counted(self.num_slices, "slice")
+        where = "in process" if self.num_workers == 0 else f"in {workers}, {slices}"
         pieces = self.minibatch_size // self.max_minibatch_size
         accumulation = "" if pieces == 1 else f" in {pieces} pieces"
         learners = "1 process learns" if self.learners == 1 else f"{self.learners} processes learn"
         return (
-            f"{self.num_envs} envs {where} = {self.rows} rows x {self.steps} steps = {self.batch_size} agent steps "
-            f"per epoch; {self.segments} segments of {self.bptt_horizon}; {self.num_minibatches} minibatches of "
+            f"{_counted(self.num_envs, 'env')} {where} = {self.rows} rows x {self.steps} steps = {self.batch_size} "
+            f"agent steps per epoch; {self.segments} segments of {self.bptt_horizon}; "
+            f"{_counted(self.num_minibatches, 'minibatch', 'minibatches')} of "
             f"{self.minibatch_size}{accumulation}; {self.precision}, {learners}"
         )
+
+
+def _counted(number: int, one: str, several: str = "") -> str:
+    return f"{number} {one if number == 1 else several or one + 's'}"
 
 
 def plan_batches(config: TrainerConfig, spec: EnvironmentSpec, resources: Resources, parameters: int = 0) -> BatchPlan:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metta_train.envs.vector import VectorEnv, VectorStep
 from metta_train.experience.segment_buffer import SegmentBuffer, Segments, torch_dtype
+from metta_train.experience.upload import upload
 from metta_train.policies.held_weights import weights_held
 from metta_train.policies.policy import Policy
 from metta_train.specs.records import EpisodeRecord, PolicyStep, RolloutStats
@@ -208,7 +209,7 @@ class RolloutCollector:
         cut = result.truncations[local] & ~result.terminations[local]
         if not cut.any():
             return
-        rows = torch.from_numpy(local[cut]).to(self._device)
+        rows = self._to_device(local[cut])
         values = self._values(
             self._to_device(result.final_observations[cut]),
             part.state.rows(rows),
@@ -220,12 +221,8 @@ class RolloutCollector:
         return self._policy(observations.unsqueeze(1), state, resets.unsqueeze(1)).values.squeeze(1)
 
     def _to_device(self, array: NDArray[np.generic]) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self._device.type != "cuda":
-            return tensor.to(self._device)
-        # The envs write into this memory again after the next send. Copied into pinned memory, which torch keeps until
-        # the device has read it, it may change while the copy to the device is still on its way.
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        # The envs write into this memory again after the next send.
+        return upload(torch.from_numpy(array), self._device)
 
 
 def build_collector(

@@ -18,6 +18,7 @@ from metta_train.ppo import puffer_kernel
 
 load_config(["run=check"])
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-kernel = "works" if puffer_kernel.available(device) else "does not fit this torch; the torch version is used"
+missing = "does not fit this torch; scripts/build_puffer_kernel.py compiles it (PuffeRL needs it, metta-train has its own)"
+kernel = "works" if puffer_kernel.available(device) else missing
 print(f"torch {torch.__version__} on {device}; PufferLib's advantage kernel {kernel}")
 PY

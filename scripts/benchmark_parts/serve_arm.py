@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+import traceback
 
 started = time.perf_counter()
 
@@ -58,4 +59,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except Exception:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)  # PuffeRL has a thread that would keep the process, and whoever waits for its answer, for ever

@@ -189,7 +189,7 @@ def test_every_kind_of_damage_in_every_file(data_dir: Path, tally: Tally) -> Non
     [
         ("agent=fast", "choose agent=mlp"),
         ("env.id=Acrobot-v1", "env.id"),
-        pytest.param("trainer.optimizer.type=muon", "trainer.optimizer.type", marks=pytest.mark.slow),
+        pytest.param("trainer.optimizer.type=adam", 'trainer.optimizer.type: "muon" -> "adam"', marks=pytest.mark.slow),
         pytest.param("seed=6", "seed: 5 -> 6", marks=pytest.mark.slow),
     ],
 )

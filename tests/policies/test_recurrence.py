@@ -118,7 +118,7 @@ def test_in_bfloat16_training_costs_one_call_however_many_rows_reset():
     lstm, inputs, state = make(6, 5)
     resets = torch.zeros(6, 5, dtype=torch.bool)
     resets[0, 2] = resets[1, 3] = resets[1, 4] = resets[5, 1] = True
-    with torch.autocast("cpu", dtype=torch.bfloat16), outputs_alone(), profile() as seen:
+    with torch.autocast("cpu", dtype=torch.bfloat16), outputs_alone(), profile(acc_events=True) as seen:
         outputs, _ = run_lstm(lstm, inputs, state, resets)
     assert sum(event.count for event in seen.key_averages() if event.key == "aten::lstm") == 1
     with torch.no_grad():

@@ -5,6 +5,7 @@ The ways around modules (`policies/watched.py`) step aside while torch records, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,7 +43,10 @@ def capture_step(policy: Policy) -> ExportedProgram:
     state = policy.initial_state(_ROWS).tensors
     rows = Dim("rows")
     try:
-        with torch.no_grad(), _boxes_without_reading(policy):
+        with torch.no_grad(), _boxes_without_reading(policy), warnings.catch_warnings():
+            # Newer versions of torch put stand-ins for parameters, warn that LSTMs keep a second list of theirs, and
+            # restore both.
+            warnings.filterwarnings("ignore", r"The tensor attributes? [^ ]*\._flat_weights\[0\]", UserWarning)
             return torch.export.export(
                 _Step(policy),
                 (example, torch.zeros(_ROWS, dtype=torch.bool), state),

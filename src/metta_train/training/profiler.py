@@ -19,7 +19,8 @@ def profiled_epoch(folder: Path, epoch: int, interval_epochs: int) -> Iterator[N
     activities = [ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(ProfilerActivity.CUDA)
-    with profile(activities=activities, record_shapes=True) as trace:
+    # acc_events: there is one cycle, and newer versions of torch warn of events of earlier ones.
+    with profile(activities=activities, record_shapes=True, acc_events=True) as trace:
         yield
     folder.mkdir(parents=True, exist_ok=True)
     trace.export_chrome_trace(str(folder / f"epoch-{epoch:06d}.json.gz"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
@@ -30,6 +31,22 @@ def environment_without_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith(FOREIGN):
             monkeypatch.delenv(name)
+
+
+@pytest.fixture(params=["pretended", "real"])
+def cuda(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a CUDA device: a pretended one, and then the machine's, where it has one."""
+    import torch
+
+    from tests.fakes.pretended_cuda import DEVICE, pretended_cuda
+
+    if request.param == "pretended":
+        with pretended_cuda():
+            yield DEVICE
+    elif torch.cuda.is_available():
+        yield DEVICE
+    else:
+        pytest.skip("needs a GPU")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

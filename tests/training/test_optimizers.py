@@ -240,10 +240,9 @@ def test_the_state_of_another_optimizer_or_size_is_refused() -> None:
         adam.load_state_tensors(build_optimizer(make_config("adam"), make_network(hidden_size=5)).state_tensors())
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("kind", KINDS)
-def test_state_moves_between_devices(kind: str) -> None:
-    on_gpu = build_optimizer(make_config(kind), make_network().cuda())
+def test_state_moves_between_devices(kind: str, cuda: str) -> None:
+    on_gpu = build_optimizer(make_config(kind), make_network().to(cuda))
     on_cpu = build_optimizer(make_config(kind), make_network())
     on_gpu.load_state_tensors(on_cpu.state_tensors())
     on_cpu.load_state_tensors(on_gpu.state_tensors())

@@ -36,7 +36,7 @@ PROGRAMS = {
     "metta-sweep": "metta_train.cli.sweep_search",
 }
 LENGTH = "trainer.total_timesteps="
-NOT_RUN = ("make ", "git ", "pip ", "cd ", "eval ", "python scripts/", "scripts/")
+NOT_RUN = ("make ", "git ", "pip ", "cd ", "eval ", "python scripts/", "scripts/", "python -m pytest ")
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:

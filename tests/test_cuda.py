@@ -1,6 +1,6 @@
 """What runs on a GPU: on machines without one by `tests/fakes/pretended_cuda.py`, which refuses what a GPU refuses.
 
-python -m pytest tests/test_cuda.py tests/training/test_optimizers.py tests/ppo -k "real or cuda"
+python -m pytest tests/test_cuda.py tests/training/test_optimizers.py tests/ppo -k "real or on_cuda"
 """
 
 from __future__ import annotations

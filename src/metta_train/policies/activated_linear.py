@@ -58,8 +58,8 @@ def weight_for(inputs: Tensor, weight: Tensor) -> Tensor:
     return held(to_bfloat16, weight) if inputs.dtype == torch.bfloat16 else weight.detach().to(inputs.dtype)
 
 
-def suits_tiles(inputs: Tensor, weight: Tensor, *, forward_only: bool = False) -> bool:
-    """Whether the kernels that multiply in tiles do it; see `products.py`.
+def multiplies_in_kernel(inputs: Tensor, weight: Tensor, *, forward_only: bool = False) -> bool:
+    """Whether a kernel makes the product too; see `products.py`.
 
     In float32 they are faster only if no gradient is asked for: rollouts pack a weight once for all of their steps.
     """
@@ -70,10 +70,10 @@ def suits_tiles(inputs: Tensor, weight: Tensor, *, forward_only: bool = False) -
 
 
 def _outputs(inputs: Tensor, weight: Tensor, bias: Tensor, relu: bool, *, forward_only: bool) -> Tensor:
-    if suits_tiles(inputs, weight, forward_only=forward_only):
+    if multiplies_in_kernel(inputs, weight, forward_only=forward_only):
         outputs = inputs.new_empty(inputs.shape[0], weight.shape[0])
         tensors = (inputs, held(packer(inputs.dtype, transposed=True), weight), bias, outputs)
-        dense.linear_in_tiles(relu, *map(numbers_of, tensors))
+        dense.linear_with_product(relu, *map(numbers_of, tensors))
         return outputs
     outputs = inputs @ weight_for(inputs, weight).t()
     dense.activated(relu, numbers_of(outputs), numbers_of(bias))
@@ -105,11 +105,11 @@ class _ActivatedLinear(torch.autograd.Function):
         grad_sums = torch.empty_like(grad)
         grad_bias = torch.zeros(weight.shape[0])
         grad_inputs = None
-        if suits_tiles(inputs, weight) and ctx.needs_input_grad[0]:
+        if multiplies_in_kernel(inputs, weight) and ctx.needs_input_grad[0]:
             grad_inputs = torch.empty_like(inputs)
             weights = packed(weight, dtype=inputs.dtype)
             tensors = (grad, outputs, weights, grad_sums, grad_bias, grad_inputs)
-            dense.through_linear_in_tiles(ctx.relu, *map(numbers_of, tensors))
+            dense.through_linear_with_product(ctx.relu, *map(numbers_of, tensors))
         else:
             dense.through_activation(ctx.relu, *map(numbers_of, (grad, outputs, grad_sums, grad_bias)))
             grad_inputs = grad_sums @ weight_for(grad, weight) if ctx.needs_input_grad[0] else None

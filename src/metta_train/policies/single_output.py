@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from metta_train.policies.activated_linear import activated_linear, has_kernels, is_relu, suits_tiles, weight_for
+from metta_train.policies.activated_linear import (
+    activated_linear,
+    has_kernels,
+    is_relu,
+    multiplies_in_kernel,
+    weight_for,
+)
 from metta_train.policies.held_weights import held
 from metta_train.policies.kernels import dense
 from metta_train.policies.kernels.numbers import numbers_of
@@ -68,11 +74,11 @@ def _values(
     """`[N, 1]` and the hidden layer, which need not be kept if nobody goes back."""
     out = inputs.new_empty(inputs.shape[0], 1, dtype=torch.float32)
     head = (numbers_of(hidden_bias), numbers_of(weight)[0], numbers_of(bias)[0])
-    if suits_tiles(inputs, hidden_weight, forward_only=forward_only):
+    if multiplies_in_kernel(inputs, hidden_weight, forward_only=forward_only):
         hidden = inputs.new_empty(0 if forward_only else inputs.shape[0], hidden_weight.shape[0])
         weights = held(packer(inputs.dtype, transposed=True), hidden_weight)
         product = (numbers_of(inputs), numbers_of(weights))
-        dense.value_in_tiles(relu, *product, *head, numbers_of(hidden), numbers_of(out)[:, 0])
+        dense.value_with_product(relu, *product, *head, numbers_of(hidden), numbers_of(out)[:, 0])
     else:
         hidden = _empty_apart(inputs, hidden_weight.shape[0])
         torch.mm(inputs, weight_for(inputs, hidden_weight).t(), out=hidden[:, : hidden_weight.shape[0]])
@@ -110,10 +116,10 @@ class _SingleOutputBehind(torch.autograd.Function):
         )
         sums = (numbers_of(grad_sums), numbers_of(grad_bias), numbers_of(grad_weight)[0])
         known = (numbers_of(grad.contiguous())[:, 0], numbers_of(hidden), numbers_of(weight)[0])
-        if suits_tiles(inputs, hidden_weight):
+        if multiplies_in_kernel(inputs, hidden_weight):
             grad_inputs = torch.empty_like(inputs)
             weights = packed(hidden_weight, dtype=inputs.dtype)
-            dense.through_value_in_tiles(ctx.relu, *known, numbers_of(weights), *sums, numbers_of(grad_inputs))
+            dense.through_value_with_product(ctx.relu, *known, numbers_of(weights), *sums, numbers_of(grad_inputs))
         else:
             dense.through_value_of_sums(ctx.relu, *known, *sums)
             grad_sums = grad_sums[:, : weight.shape[1]]

@@ -1,6 +1,6 @@
 """Linear layers with what stands behind them: bias, activation, and perhaps a layer with a single output.
 
-Most kernels take the sums of a product that torch made. Those that end in `_in_tiles` make it themselves, some rows
+Most kernels take the sums of a product that torch made. Those that end in `_with_product` make it themselves, some rows
 at a time, so that its sums are read while they are in the cache; they need what `multiplies` tells. The activation is
 ReLU or tanh.
 """
@@ -123,7 +123,7 @@ def through_value_of_sums(relu, grad, outputs, weight, grad_sums, grad_bias, gra
 
 
 @kernel
-def linear_in_tiles(relu, inputs, weights, bias, outputs) -> None:
+def linear_with_product(relu, inputs, weights, bias, outputs) -> None:
     """Outputs [N, O] <- activation of (inputs [N, I] weights + bias [O]); weights [I, O] `packed`."""
     num_rows, size = outputs.shape
     sums = np.empty((min(BLOCK, num_rows), size), np.float32)
@@ -136,7 +136,7 @@ def linear_in_tiles(relu, inputs, weights, bias, outputs) -> None:
 
 
 @kernel
-def through_linear_in_tiles(relu, grad, outputs, weights, grad_sums, grad_bias, grad_inputs) -> None:
+def through_linear_with_product(relu, grad, outputs, weights, grad_sums, grad_bias, grad_inputs) -> None:
     """The way back: grad_sums [N, O] and grad_inputs [N, I] filled, grad_bias added to; weights [O, I] `packed`."""
     num_rows = outputs.shape[0]
     products = np.empty((min(BLOCK, num_rows), grad_inputs.shape[1]), np.float32)
@@ -151,8 +151,8 @@ def through_linear_in_tiles(relu, grad, outputs, weights, grad_sums, grad_bias, 
 
 
 @kernel
-def value_in_tiles(relu, inputs, weights, bias, weight, value_bias, hidden, out) -> None:
-    """Hidden as `outputs` of `linear_in_tiles`, out[n] <- value_bias + sum over j of hidden[n, j] weight[j].
+def value_with_product(relu, inputs, weights, bias, weight, value_bias, hidden, out) -> None:
+    """Hidden as `outputs` of `linear_with_product`, out[n] <- value_bias + sum over j of hidden[n, j] weight[j].
 
     Hidden may have 0 rows, and is not kept then.
     """
@@ -171,7 +171,7 @@ def value_in_tiles(relu, inputs, weights, bias, weight, value_bias, hidden, out)
 
 
 @kernel
-def through_value_in_tiles(
+def through_value_with_product(
     relu, grad, outputs, weight, weights, grad_sums, grad_bias, grad_weight, grad_inputs
 ) -> None:
     """The way back: grad_sums and grad_inputs filled, grad_bias and grad_weight added to; weights [O, I] `packed`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,6 @@ from metta_train.policies.policy import Policy
 from metta_train.reporting.tensorboard import require_tensorboard
 from metta_train.run_config import RunConfig
 from metta_train.specs.environment_spec import EnvironmentSpec
-from metta_train.training.allocator import keep_freed_memory
 from metta_train.training.batching import BatchPlan, plan_batches
 from metta_train.training.evaluation import EvaluationEnv
 from metta_train.training.learners.messages import PolicyRecipe
@@ -26,6 +24,7 @@ from metta_train.training.learners.network_pass import trained_parameters
 from metta_train.training.parity.same_network import check_same_network
 from metta_train.training.resources import choose_device, measure_resources
 from metta_train.training.schedules import Schedules
+from metta_train.training.torch_settings import set_up_torch
 from metta_train.training.training_state import copy_weights
 
 
@@ -64,7 +63,7 @@ def design_of(config: RunConfig) -> Design:
     spec = environment_spec(config.env)
     resources = measure_resources(device)
     plan_batches(config.trainer, spec, resources)  # a mistake in the sizes is told before the policy takes its time
-    _configure_torch(config)
+    set_up_torch(deterministic=config.torch_deterministic)
     policy = build_policy(config, spec).to(device)
     plan = plan_batches(config.trainer, spec, resources, sum(p.numel() for p in trained_parameters(policy)))
     trainer = config.trainer
@@ -98,17 +97,6 @@ def check_kind_of_agent(design: Design, before: Mapping[str, object] | None) -> 
         design.spec,
         titles=(f"the {other} that trained run={design.config.run!r}", design.config.agent_name),
     )
-
-
-def _configure_torch(config: RunConfig) -> None:
-    keep_freed_memory()
-    torch.set_num_threads(1)  # learners share segments, not operations: see training/learners/shared_pass.py
-    torch.backends.cuda.matmul.fp32_precision = "tf32"  # as convolutions and LSTMs there; the CPU stays exact
-    if config.torch_deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic with a fixed workspace
-    torch.use_deterministic_algorithms(config.torch_deterministic)
-    # Filling fresh memory costs time, and nothing here reads memory that it did not write.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]  # no stub
 
 
 def _evaluation_envs(config: RunConfig, spec: EnvironmentSpec, policy: Policy) -> tuple[EvaluationEnv, ...]:

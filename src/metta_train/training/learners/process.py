@@ -10,7 +10,6 @@ import torch
 from metta_train.envs.child_process import ChildFailed, arrives_soon, inherited
 from metta_train.envs.shared_block import SharedBlock
 from metta_train.policies.held_signals import hold_signals
-from metta_train.training.allocator import keep_freed_memory
 from metta_train.training.learners.learner_memory import LearnerMemory, move_weights
 from metta_train.training.learners.messages import (
     Backward,
@@ -22,6 +21,7 @@ from metta_train.training.learners.messages import (
 )
 from metta_train.training.learners.network_pass import OwnPass, answers_of
 from metta_train.training.memory import memory_exhausted
+from metta_train.training.torch_settings import set_up_torch
 
 
 def main() -> None:
@@ -40,7 +40,8 @@ def main() -> None:
 def _serve(trainer: Connection, weights_block: int, share_block: int) -> None:
     plan = trainer.recv()
     assert isinstance(plan, LearnerPlan)
-    _configure_torch(plan)
+    set_up_torch(deterministic=plan.deterministic)
+    torch.set_flush_denormal(True)  # as gradient steps do (`precision.denormals_flushed`), and always
     policy = plan.recipe()
     trainer.send(Ready(tuple((name, tuple(p.shape)) for name, p in policy.named_parameters())))
     move_weights(policy, SharedBlock.open(weights_block), fill=False)
@@ -57,12 +58,3 @@ def _serve(trainer: Connection, weights_block: int, share_block: int) -> None:
                 arrives_soon(trainer)
             case Backward():
                 trainer.send(Differentiated(tuple(network.backward(share.grads, share.gradients))))
-
-
-def _configure_torch(plan: LearnerPlan) -> None:
-    """As in the trainer (`assembly/design.py`), and always without denormals (`precision.denormals_flushed`)."""
-    keep_freed_memory()
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
-    torch.use_deterministic_algorithms(plan.deterministic)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore[reportAttributeAccessIssue]  # no stub

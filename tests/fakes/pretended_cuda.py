@@ -2,8 +2,8 @@
 
 What a GPU refuses is refused here: numbers of two devices in one operation, NumPy's look into its memory, an operation
 that waits while a CUDA graph is captured, one that has no deterministic kernel where those are asked for. What waits
-for the device is noted with the line of the code that asked. What it cannot tell: how fast, how precise, and whether
-kernels exist; autocast leaves its tensors alone.
+for the device is noted with the file of the code that asked. What it cannot tell: how fast, how precise, and whether
+kernels exist.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ _INDEXING = (_aten.index, _aten.index_put, _aten.index_put_, _aten._index_put_im
 # Of those that torch.use_deterministic_algorithms names, what a policy might use.
 _NOT_DETERMINISTIC = ("kthvalue", "median.dim", "put_", "histc", "bincount", "_ctc_loss", "nll_loss2d_forward")
 _NOT_DETERMINISTIC_FOR_FLOATS = ("cumsum", "cumsum_")
+# What autocast does on CUDA, of the functions that a policy uses
+# (https://docs.pytorch.org/docs/stable/amp.html#cuda-op-specific-behavior).
+_IN_BFLOAT16 = {"linear", "conv2d", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "addmm", "lstm", "lstm_cell"}
+_IN_FLOAT32 = {"exp", "log", "log_softmax", "softmax", "pow", "norm", "sum", "prod", "cumsum"}
 _SOURCE = str(Path(metta_train.__file__).parent)
 
 
@@ -115,6 +119,16 @@ class OnDevice(Tensor):
         return f"OnDevice({self.numbers})"
 
     @classmethod
+    def __torch_function__(cls, func: Any, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
+        if torch.is_autocast_enabled("cuda"):  # whose own casts pass by a tensor of the meta device
+            name = getattr(func, "__name__", "")
+            dtype = torch.bfloat16 if name in _IN_BFLOAT16 else torch.float32 if name in _IN_FLOAT32 else None
+            if dtype is not None:
+                args, kwargs = tree_map(lambda leaf: _cast(leaf, dtype), (args, kwargs or {}))
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
+
+    @classmethod
     def __torch_dispatch__(cls, func: OpOverload, types: Sequence[type], args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
 
@@ -152,6 +166,13 @@ class PretendedGraph:
                         result.copy_(again)
 
 
+class _Generator(torch.Generator):
+    """Draws as on the CPU, wherever it is: torch's own asks a driver."""
+
+    def __new__(cls, device: object = "cpu") -> _Generator:
+        return super().__new__(cls)
+
+
 class _Stream:
     def wait_stream(self, other: _Stream) -> None:
         assert isinstance(other, _Stream)
@@ -174,7 +195,6 @@ def _capture(graph: PretendedGraph) -> Iterator[None]:
 @contextmanager
 def pretended_cuda() -> Iterator[PretendedDevice]:
     """Inside, `cuda:0` exists, for this thread and for everything that has a tensor of it."""
-    makes_generator = torch.Generator  # torch's own needs a driver; draws are those of the CPU here
     replaced = {
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
@@ -183,6 +203,7 @@ def pretended_cuda() -> Iterator[PretendedDevice]:
         "mem_get_info": lambda device=None: (MEMORY, MEMORY),
         "get_device_name": lambda device=None: NAME,
         "get_device_capability": lambda device=None: (9, 0),
+        "is_bf16_supported": lambda including_emulation=True: True,
         "get_rng_state": lambda device=None: torch.zeros(16, dtype=torch.uint8),
         "set_rng_state": lambda state, device=None: None,
         "is_current_stream_capturing": lambda: _present().capturing is not None,
@@ -198,7 +219,7 @@ def pretended_cuda() -> Iterator[PretendedDevice]:
         stack.enter_context(patch.object(sys.modules[__name__], "_device", device))
         for name, value in replaced.items():
             stack.enter_context(patch.object(torch.cuda, name, value))
-        stack.enter_context(patch.object(torch, "Generator", lambda device="cpu": makes_generator()))
+        stack.enter_context(patch.object(torch, "Generator", _Generator))
         torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(..., device=) goes through what is dispatched
         stack.callback(torch._C._set_only_lift_cpu_tensors, False)
         stack.enter_context(_Everything())
@@ -264,6 +285,12 @@ def _look_at_operation(func: OpOverload, args: Any, of_cpu: Sequence[Tensor]) ->
         floats = name in _NOT_DETERMINISTIC_FOR_FLOATS and args[0].is_floating_point()
         if floats or name in _NOT_DETERMINISTIC:
             raise RuntimeError(f"{name} does not have a deterministic implementation on CUDA")
+
+
+def _cast(leaf: object, dtype: torch.dtype) -> object:
+    if isinstance(leaf, OnDevice) and leaf.dtype in (torch.float32, torch.bfloat16):
+        return leaf.to(dtype)
+    return leaf
 
 
 def _is_ours(device: torch.device) -> bool:

@@ -12,7 +12,8 @@ from metta_train import load_config
 from metta_train.assembly.run_reports import STATUS_SECONDS, RunningStatus
 from metta_train.reporting.storage import StorageError
 from metta_train.specs.records import Progress
-from metta_train.training.run_folder import RunFolder, RunStatus, read_status
+from metta_train.training.run_folder import RunFolder
+from metta_train.training.run_status import RunStatus, read_status
 from metta_train.training.training_state import Standing
 
 

@@ -19,7 +19,7 @@ from metta_train.specs.config_model import ConfigModel
 from metta_train.specs.config_origin import SHIPPED, ConfigOrigin
 from metta_train.sweeps.config import ObjectiveConfig
 from metta_train.training.config import TrainerConfig
-from metta_train.training.run_folder import validate_run_name
+from metta_train.training.run_paths import validate_run_name
 from metta_train.training.schedules import Schedules
 
 # Floats hold every whole number up to here, so 1e6 on a command line can only mean 1000000.

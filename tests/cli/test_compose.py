@@ -14,7 +14,7 @@ from metta_train.cli.compose import Composition, choice_of, generated_name, quot
 from metta_train.cli.config_source import ConfigSource, conf_folder
 from metta_train.policies.config import AgentConfig, PyAgentConfig
 from metta_train.specs.config_errors import ConfigError
-from metta_train.training.run_folder import validate_run_name
+from metta_train.training.run_paths import validate_run_name
 from tests.cli.command import REPOSITORY
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from metta_train.cli.runs import main
-from metta_train.training.run_folder import RunFolder, RunStatus
+from metta_train.training.run_folder import RunFolder
+from metta_train.training.run_status import RunStatus
 from tests.cli.command import REPOSITORY, Finished, run_python
 from tests.fakes.run_folders import write_run
 

@@ -19,7 +19,7 @@ from metta_train.cli.sweep import plan_sweep, sample_jobs
 from metta_train.cli.sweep_job import SweepJob
 from metta_train.run_config import RunConfig
 from metta_train.specs.config_errors import ConfigError
-from metta_train.training.run_folder import RunPaths
+from metta_train.training.run_paths import RunPaths
 
 SOURCE = ConfigSource(conf_folder())
 

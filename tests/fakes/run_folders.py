@@ -13,7 +13,9 @@ from metta_train.reporting.reporter import RunHeader, RunOutcome
 from metta_train.specs.records import Progress
 from metta_train.training import checkpoints
 from metta_train.training.checkpoints import CheckpointState
-from metta_train.training.run_folder import RunFolder, RunPaths, RunState, RunStatus
+from metta_train.training.run_folder import RunFolder
+from metta_train.training.run_paths import RunPaths
+from metta_train.training.run_status import RunState, RunStatus
 from tests.fakes.epoch_records import episode, epoch_record
 
 

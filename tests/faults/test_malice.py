@@ -31,7 +31,9 @@ from metta_train.training.checkpoints import (
     summary,
     verify,
 )
-from metta_train.training.run_folder import RunPaths, read_config, read_status
+from metta_train.training.run_paths import RunPaths
+from metta_train.training.run_status import read_status
+from metta_train.training.saved_config import read_config
 from tests.cli.command import metta_train, run_python
 from tests.cli.test_train import BAD as BAD_LINES
 from tests.cli.test_train import BAD_NAMES

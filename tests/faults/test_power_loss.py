@@ -14,7 +14,9 @@ import pytest
 from metta_train.reporting.jsonl import read_metrics, truncate_metrics
 from metta_train.reporting.metric_names import AGENT_STEP
 from metta_train.training.checkpoints import MODEL_FILE, newest_good, remove_unfinished
-from metta_train.training.run_folder import RunPaths, read_config, read_status
+from metta_train.training.run_paths import RunPaths
+from metta_train.training.run_status import read_status
+from metta_train.training.saved_config import read_config
 from tests.faults.conftest import Tally
 from tests.faults.power_loss import Cut, Moment
 from tests.faults.runs import CARTPOLE, Run, assert_same_run

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from metta_train.sweeps.job_names import MAX_LENGTH, job_name, short_keys
-from metta_train.training.run_folder import validate_run_name
+from metta_train.training.run_paths import validate_run_name
 
 
 def test_values_make_the_name_and_the_seed_comes_last() -> None:

@@ -15,7 +15,7 @@ from metta_train.sweeps.config import SweepConfig, Values
 from metta_train.sweeps.search import Search, SearchFolder
 from metta_train.sweeps.search_method import SearchMethod
 from metta_train.sweeps.trial import Trial, TrialLog
-from metta_train.training.run_folder import RunLockedError
+from metta_train.training.run_lock import RunLockedError
 
 PROGRAM = str(Path(trial_program.__file__))
 SPACE = {"parameters": {"score": {"type": "uniform", "low": 0.0, "high": 9.0}}}

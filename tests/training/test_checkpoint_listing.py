@@ -17,7 +17,7 @@ from metta_train.training.checkpoint_listing import (
     newest_checkpoint,
     select_checkpoint,
 )
-from metta_train.training.run_folder import RunPaths
+from metta_train.training.run_paths import RunPaths
 from tests.fakes.run_folders import write_run
 
 

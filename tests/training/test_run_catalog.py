@@ -20,7 +20,8 @@ from metta_train.training.run_catalog import (
     setting_label,
     summarize,
 )
-from metta_train.training.run_folder import RunFolder, RunLockedError
+from metta_train.training.run_folder import RunFolder
+from metta_train.training.run_lock import RunLockedError
 from tests.fakes.run_folders import write_run
 
 

@@ -15,10 +15,12 @@ from metta_train.run_config import RunConfig
 from metta_train.specs.environment_spec import EnvironmentSpec
 from metta_train.training.batching import BatchPlan
 from metta_train.training.checkpoint_listing import newest_checkpoint
+from metta_train.training.config_changes import check_config_changes, config_changes
 from metta_train.training.learners.build import build_network_pass
 from metta_train.training.memory import ExpectedMemory, expected_memory
 from metta_train.training.resources import choose_device, measure_resources
-from metta_train.training.run_folder import RunPaths, check_config_changes, config_changes, read_config
+from metta_train.training.run_paths import RunPaths
+from metta_train.training.saved_config import read_config
 from metta_train.training.stopping import StopRequest
 
 

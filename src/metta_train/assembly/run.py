@@ -25,7 +25,9 @@ from metta_train.training.batching import MemoryExhaustedError
 from metta_train.training.checkpoint_listing import best_checkpoint, list_checkpoints, newest_checkpoint
 from metta_train.training.memory import memory_exhausted
 from metta_train.training.nonfinite import NonFiniteError
-from metta_train.training.run_folder import RunFolder, RunPaths, free_run_name, read_config
+from metta_train.training.run_folder import RunFolder
+from metta_train.training.run_paths import RunPaths, free_run_name
+from metta_train.training.saved_config import read_config
 from metta_train.training.stopping import StopRequest, StopRequested
 from metta_train.training.trainer import Trainer
 

@@ -16,7 +16,8 @@ from metta_train.reporting.storage import StorageError
 from metta_train.run_config import RunConfig
 from metta_train.specs.records import Progress
 from metta_train.training import checkpoints
-from metta_train.training.run_folder import RunFolder, RunState, RunStatus
+from metta_train.training.run_folder import RunFolder
+from metta_train.training.run_status import RunState, RunStatus
 from metta_train.training.trainer import Trainer
 
 STATUS_SECONDS = 0.5  # between two status.json of a run that trains; after every short epoch they cost 0.3 % of it

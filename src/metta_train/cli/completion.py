@@ -15,7 +15,7 @@ from metta_train.cli.help import NOT_COMPOSED, group_options
 from metta_train.run_config import NO_KEYS, RunConfig
 from metta_train.specs.config_docs import documented_keys
 from metta_train.specs.config_errors import ConfigError, nearest_choice, shown
-from metta_train.training.run_folder import MAX_NAME_PARTS
+from metta_train.training.run_paths import MAX_NAME_PARTS
 
 SHELLS = ("bash", "fish", "zsh")
 # Option -> what may stand behind it; None: nothing, the option stands alone.

@@ -30,7 +30,7 @@ from metta_train.cli.suites import load_suite
 from metta_train.run_config import EvaluationSuite, RunConfig, plain_values
 from metta_train.specs.config_errors import ConfigError, nearest_key
 from metta_train.specs.config_origin import SHIPPED, ConfigOrigin
-from metta_train.training.run_folder import RunPaths
+from metta_train.training.run_paths import RunPaths
 
 NO_CHOICE = "none"
 

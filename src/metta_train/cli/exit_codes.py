@@ -20,7 +20,7 @@ EXIT_CODES = {
     "metta_train.training.checkpoints.NoUsableCheckpointError": NO_CHECKPOINT,
     "metta_train.training.checkpoints.DamagedCheckpointError": NO_CHECKPOINT,
     "metta_train.training.checkpoints.IncompatibleCheckpointError": NO_CHECKPOINT,
-    "metta_train.training.run_folder.RunLockedError": RUN_LOCKED,
+    "metta_train.training.run_lock.RunLockedError": RUN_LOCKED,
     "metta_train.reporting.storage.StorageError": STORAGE,
     "metta_train.envs.vector.WorkerError": WORKERS,
     "metta_train.training.nonfinite.NonFiniteError": NOT_FINITE,

@@ -112,7 +112,8 @@ def import_legacy(options: argparse.Namespace) -> int:
 
     from metta_train.specs.records import Progress
     from metta_train.training import checkpoints
-    from metta_train.training.run_folder import RunFolder, RunStatus
+    from metta_train.training.run_folder import RunFolder
+    from metta_train.training.run_status import RunStatus
 
     with RunFolder.open(config.data_dir, config.run) as folder:
         if folder.paths.config.exists() or folder.paths.checkpoints.exists():

@@ -30,6 +30,7 @@ from metta_train.reporting.run_tables import (
 from metta_train.specs.config_errors import ConfigError
 from metta_train.specs.run_summary import CheckpointInfo
 from metta_train.training.checkpoint_listing import best_checkpoint, list_checkpoints, newest_checkpoint
+from metta_train.training.config_changes import config_changes
 from metta_train.training.run_catalog import (
     find_matching,
     find_reference,
@@ -41,7 +42,8 @@ from metta_train.training.run_catalog import (
     remove_run,
     summarize,
 )
-from metta_train.training.run_folder import RunLockedError, RunPaths, config_changes
+from metta_train.training.run_lock import RunLockedError
+from metta_train.training.run_paths import RunPaths
 
 DAMAGED = 1
 

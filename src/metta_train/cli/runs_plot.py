@@ -15,7 +15,7 @@ from metta_train.reporting.plots import SUFFIXES, Line, Panel, write_figure
 from metta_train.reporting.results import print_json
 from metta_train.specs.config_errors import ConfigError
 from metta_train.training.run_catalog import find_matching, read_run_config, same_settings, setting_label
-from metta_train.training.run_folder import RunPaths
+from metta_train.training.run_paths import RunPaths
 
 MAX_LABEL = 60  # characters of what sets a group of runs apart; longer, their common name is shown
 FORMATS = (*SUFFIXES, ".pdf")

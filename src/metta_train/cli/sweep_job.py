@@ -27,7 +27,10 @@ from metta_train.run_config import RunConfig
 from metta_train.sweeps.devices import keep_one_device
 from metta_train.sweeps.job_records import JobRecord
 from metta_train.sweeps.objective import objective_of
-from metta_train.training.run_folder import RunPaths, config_changes, read_config, read_status
+from metta_train.training.config_changes import config_changes
+from metta_train.training.run_paths import RunPaths
+from metta_train.training.run_status import read_status
+from metta_train.training.saved_config import read_config
 
 PROGRAM = "metta-train"
 NO_OBJECTIVE = math.nan  # what sweepers take for a failed job

@@ -23,7 +23,7 @@ from metta_train.reporting.statistics import Estimate
 from metta_train.sweeps.job_records import JobRecord
 from metta_train.sweeps.job_results import SettingResult, settings_of, write_csv
 from metta_train.sweeps.objective import objective_of, why_none
-from metta_train.training.run_folder import RunPaths
+from metta_train.training.run_paths import RunPaths
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -23,7 +23,7 @@ from metta_train.specs.config_errors import ConfigError, describe, json_schema, 
 from metta_train.sweeps.config import SweepConfig, Value, Values
 from metta_train.sweeps.search import SearchFolder
 from metta_train.sweeps.trial import Trial
-from metta_train.training.run_folder import config_changes
+from metta_train.training.config_changes import config_changes
 
 SPACES = "sweep"  # the folder in conf/
 # May differ when a search goes on: how long it is and how it is weighed, not what is compared.

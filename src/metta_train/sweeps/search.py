@@ -17,7 +17,7 @@ from metta_train.sweeps.objective import why_none
 from metta_train.sweeps.search_method import SearchMethod
 from metta_train.sweeps.trial import Trial, TrialLog
 from metta_train.sweeps.trial_process import TrialProcess
-from metta_train.training.run_folder import RunLockedError
+from metta_train.training.run_lock import RunLockedError
 
 PREEMPTED = 75  # exit code of a run that saved and ended because it was asked to
 HOPELESS_SEARCH = 3  # trials that fail before any succeeds: the reason is not their values

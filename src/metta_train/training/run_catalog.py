@@ -30,15 +30,11 @@ from metta_train.training.checkpoint_listing import (
     newest_checkpoint,
     select_checkpoint,
 )
-from metta_train.training.run_folder import (
-    MAX_NAME_PARTS,
-    RunLockedError,
-    RunPaths,
-    RunStatus,
-    config_changes,
-    read_config,
-    read_status,
-)
+from metta_train.training.config_changes import config_changes
+from metta_train.training.run_lock import RunLockedError
+from metta_train.training.run_paths import MAX_NAME_PARTS, RunPaths
+from metta_train.training.run_status import RunStatus, read_status
+from metta_train.training.saved_config import read_config
 
 CURVE_POINTS = 24
 # Where a run lies and how it is told of; everything else decides what is learned.

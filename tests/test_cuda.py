@@ -182,7 +182,7 @@ def test_what_a_training_waits_for(graphs: bool) -> None:
     """Actions that the envs need, and some numbers of an epoch; without graphs, the resets of a minibatch too."""
     with pretended_cuda() as device:
         run("waits", f"device={DEVICE}", f"trainer.cuda_graphs={graphs}")
-    once = ("design.py", "checkpoints.py")  # the weights come, and checkpoints go
+    once = ("design.py", "checkpoint_files.py")  # the weights come, and checkpoints go
     waits = Counter(file for file, _ in device.waits if file not in once)
     assert waits == {
         "rollout.py": EPOCHS * (DECISIONS + 1),

@@ -12,7 +12,7 @@ from metta_train.reporting.jsonl import JsonlReporter
 from metta_train.reporting.reporter import RunHeader, RunOutcome
 from metta_train.specs.records import Progress
 from metta_train.training import checkpoints
-from metta_train.training.checkpoints import CheckpointState
+from metta_train.training.checkpoint_files import CheckpointState
 from metta_train.training.run_folder import RunFolder
 from metta_train.training.run_paths import RunPaths
 from metta_train.training.run_status import RunState, RunStatus

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from metta_train.training.checkpoints import CONTENT_FILES, MANIFEST_FILE
+from metta_train.training.checkpoint_files import CONTENT_FILES, MANIFEST_FILE
 from tests.faults.conftest import Tally
 from tests.faults.runs import (
     CARTPOLE,

@@ -20,17 +20,14 @@ from hypothesis import strategies as st
 from metta_train.run_config import RunConfig
 from metta_train.specs.config_errors import ConfigError
 from metta_train.specs.records import Progress
-from metta_train.training.checkpoints import (
+from metta_train.training.checkpoint_files import (
     CONTENT_FILES,
     MANIFEST_FILE,
     CheckpointState,
     DamagedCheckpointError,
     IncompatibleCheckpointError,
-    load,
-    save,
-    summary,
-    verify,
 )
+from metta_train.training.checkpoints import load, save, summary, verify
 from metta_train.training.run_paths import RunPaths
 from metta_train.training.run_status import read_status
 from metta_train.training.saved_config import read_config

@@ -13,7 +13,8 @@ import pytest
 
 from metta_train.reporting.jsonl import read_metrics, truncate_metrics
 from metta_train.reporting.metric_names import AGENT_STEP
-from metta_train.training.checkpoints import MODEL_FILE, newest_good, remove_unfinished
+from metta_train.training.checkpoint_files import MODEL_FILE
+from metta_train.training.checkpoints import newest_good, remove_unfinished
 from metta_train.training.run_paths import RunPaths
 from metta_train.training.run_status import read_status
 from metta_train.training.saved_config import read_config

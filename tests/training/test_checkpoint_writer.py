@@ -9,8 +9,9 @@ import pytest
 from metta_train.reporting.storage import StorageError
 from metta_train.specs.records import Progress
 from metta_train.training import checkpoint_writer, checkpoints
+from metta_train.training.checkpoint_files import CheckpointState
 from metta_train.training.checkpoint_writer import BACKOFF, CheckpointWriter
-from metta_train.training.checkpoints import CheckpointState, checkpoint_folders
+from metta_train.training.checkpoints import checkpoint_folders
 from metta_train.training.retention import Retention
 
 KEEP = Retention(2, 0, 0)

@@ -18,12 +18,14 @@ from torch import Tensor
 
 from metta_train.reporting.storage import StorageError
 from metta_train.specs.records import Progress
-from metta_train.training.checkpoints import (
-    Checkpoint,
+from metta_train.training.checkpoint_files import (
     CheckpointState,
     DamagedCheckpointError,
     IncompatibleCheckpointError,
     NonFiniteCheckpointError,
+)
+from metta_train.training.checkpoints import (
+    Checkpoint,
     NoUsableCheckpointError,
     checkpoint_folders,
     load,

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from metta_train.specs.records import Progress
 from metta_train.training import checkpoints
-from metta_train.training.checkpoints import CheckpointState, CheckpointSummary, checkpoint_folders
+from metta_train.training.checkpoint_files import CheckpointState
+from metta_train.training.checkpoints import CheckpointSummary, checkpoint_folders
 from metta_train.training.retention import Retention, prune
 
 

@@ -21,7 +21,8 @@ def load_checkpoint(reference: RunReference) -> Checkpoint:
     Raises:
         CheckpointNotFoundError, DamagedCheckpointError, NoUsableCheckpointError: as their classes say.
     """
-    from metta_train.training.checkpoints import DamagedCheckpointError, NoUsableCheckpointError, load
+    from metta_train.training.checkpoint_files import DamagedCheckpointError
+    from metta_train.training.checkpoints import NoUsableCheckpointError, load
 
     chosen = reference.checkpoint()
     if reference.selector not in (None, LATEST):

@@ -112,6 +112,7 @@ def import_legacy(options: argparse.Namespace) -> int:
 
     from metta_train.specs.records import Progress
     from metta_train.training import checkpoints
+    from metta_train.training.checkpoint_files import CheckpointState
     from metta_train.training.run_folder import RunFolder
     from metta_train.training.run_status import RunStatus
 
@@ -120,7 +121,7 @@ def import_legacy(options: argparse.Namespace) -> int:
             raise ConfigError(f"run={config.run!r} exists; use another --run")
         folder.adopt_config(config.plain(), resuming=False)
         folder.record_invocation([Path(sys.argv[0]).name, *sys.argv[1:]])
-        state = checkpoints.CheckpointState(
+        state = CheckpointState(
             Progress(),
             action_names=policy.action_names,
             agent=config.agent_name,

@@ -201,7 +201,8 @@ def _checkpoints(options: argparse.Namespace) -> int:
 
 def _verify(options: argparse.Namespace) -> int:
     paths, saved = _named_checkpoints(options)
-    from metta_train.training.checkpoints import DamagedCheckpointError, IncompatibleCheckpointError, verify
+    from metta_train.training.checkpoint_files import DamagedCheckpointError, IncompatibleCheckpointError
+    from metta_train.training.checkpoints import verify
 
     results: list[tuple[str, str | None]] = []
     for number, info in enumerate(saved, start=1):

@@ -1,6 +1,6 @@
 """What is in a folder of checkpoints, by their small files; for tables and for finding one, without importing torch.
 
-Before a checkpoint is used, `training/checkpoints.py` hashes every byte of it.
+Before a checkpoint is used, `training/checkpoint_files.py` hashes every byte of it.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class _ProgressFile(ConfigModel):
 
 
 class _StateFile(ConfigModel):
-    """The fields that a table shows; `training/checkpoints.py` owns the whole file."""
+    """The fields that a table shows; `training/checkpoint_files.py` owns the whole file."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from metta_train.reporting.storage import StorageError, sync_file
 from metta_train.training import checkpoints
-from metta_train.training.checkpoints import DamagedCheckpointError
+from metta_train.training.checkpoint_files import DamagedCheckpointError
 from metta_train.training.retention import Retention, prune
 
 BACKOFF = (0.5, 1.0, 2.0)  # seconds before another try of the same save

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metta_train.training import checkpoints
+from metta_train.training.checkpoint_files import DamagedCheckpointError, IncompatibleCheckpointError
 from metta_train.training.checkpoint_listing import by_score
 from metta_train.training.checkpoints import CheckpointSummary
 from metta_train.training.config import CheckpointConfig
@@ -45,7 +46,7 @@ def prune(folder: Path, retention: Retention) -> None:
         for path in checkpoints.checkpoint_folders(folder):
             try:
                 saved.append(checkpoints.summary(path))
-            except (checkpoints.DamagedCheckpointError, checkpoints.IncompatibleCheckpointError) as error:
+            except (DamagedCheckpointError, IncompatibleCheckpointError) as error:
                 logger.warning("a checkpoint is damaged and is left alone: %s", error)
         for summary in retention.expired(saved):
             checkpoints.remove(summary.path)

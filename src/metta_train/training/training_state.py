@@ -19,9 +19,10 @@ from metta_train.policies.weights import WeightAnchors
 from metta_train.specs.random_streams import derived_seed
 from metta_train.specs.records import EvaluationScores, Progress
 from metta_train.specs.recurrent_state import RecurrentState
-from metta_train.training import checkpoints
+from metta_train.training import checkpoint_files, checkpoints
+from metta_train.training.checkpoint_files import CheckpointState
 from metta_train.training.checkpoint_listing import BY_REWARD
-from metta_train.training.checkpoints import Checkpoint, CheckpointState
+from metta_train.training.checkpoints import Checkpoint
 from metta_train.training.optimizers import PolicyOptimizer
 from metta_train.training.random_states import global_random_states, restore_global_generators
 from metta_train.training.rollout import RowMemory
@@ -103,7 +104,7 @@ class TrainingState:
         """Files of a checkpoint of the training itself, without the rows of an environment; nothing is written."""
         none = torch.zeros(0, dtype=torch.bool)
         kept = self.keep(Standing(progress), RowMemory(none, RecurrentState(())))
-        return checkpoints.render(kept.model, kept.optimizer, self._checkpoint_state(kept, {}, None))
+        return checkpoint_files.render(kept.model, kept.optimizer, self._checkpoint_state(kept, {}, None))
 
     def save(
         self,

@@ -1,4 +1,4 @@
-"""The files of one checkpoint: what stands in them, and how each byte is checked before it is used, and never unpickled.
+"""The files of one checkpoint: what stands in them; each byte is checked before it is used, and never unpickled.
 
 Equal content gives equal files, byte by byte: nothing in them but the manifest's version strings depends on when or
 where they were written.

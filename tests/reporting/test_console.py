@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from metta_train.reporting.console import LiveConsole, PlainConsole, console_reporter, dashboard, plain_line
+from metta_train.reporting.console import LiveConsole, PlainConsole, console_reporter, plain_line
+from metta_train.reporting.dashboard import dashboard
 from metta_train.reporting.reporter import NextCommand, Reporter, RunHeader, RunOutcome
 from metta_train.reporting.run_view import RunView, SavedCheckpoint
 from metta_train.specs.records import EnvironmentScores, Estimate, EvaluationScores, ScoreSummary

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metta_train.reporting.config import WandbConfig, resolved_mode
-from metta_train.reporting.console import DASHBOARD_ROWS, LiveConsole, console_reporter, stdout_console
+from metta_train.reporting.console import LiveConsole, console_reporter, stdout_console
+from metta_train.reporting.dashboard import DASHBOARD_ROWS
 from metta_train.reporting.jsonl import JsonlReporter
 from metta_train.reporting.reporter import Reporter, Reporters
 from metta_train.reporting.tensorboard import FOLDER as TENSORBOARD_FOLDER

@@ -12,14 +12,6 @@ from metta_train.training.run_folder import RunFolder
 from metta_train.training.run_paths import RunPaths
 from metta_train.training.saved_config import read_config
 
-CONFIG = {
-    "run": "a",
-    "agent": {"name": "fast", "layers": (1, 2)},
-    "env": {"num_agents": 24},
-    "trainer": {"optimizer": {"learning_rate": 1e-05}, "precision": "fp32", "off": "off", "empty": {}},
-    "notes": None,
-}
-
 
 @pytest.mark.parametrize(
     "text",
@@ -29,7 +21,7 @@ def test_a_tampered_config_is_refused_and_nothing_in_it_runs(tmp_path: Path, tex
     with RunFolder.open(tmp_path, "a") as folder:
         folder.paths.config.write_text(text)
         with pytest.raises(ValueError, match=r"config\.yaml"):
-            folder.adopt_config(CONFIG, resuming=True)
+            folder.adopt_config({"run": "a"}, resuming=True)
     assert not Path("owned").exists()
 
 

@@ -22,8 +22,9 @@ from tests.fakes.pretended_cuda import DEVICE, pretended_cuda
 from tests.test_training_runs import BUSY, SMOKE, metrics, timeless, weights
 
 EPOCHS = 3  # of a run
-DECISIONS, GRADIENT_STEPS = 32, 8  # of an epoch
-RUN = [*SMOKE, *BUSY, "trainer.precision=fp32"]
+DECISIONS, GRADIENT_STEPS = 16, 4  # of an epoch
+SIZES = ["trainer.batch_size=768", "trainer.minibatch_size=384", "trainer.total_timesteps=2304"]
+RUN = [*SMOKE, *BUSY, *SIZES, "trainer.precision=fp32"]
 # Relative and absolute, of the first epoch and of those after it: there, Adam has made whole steps of gradients whose
 # sign is a matter of rounding.
 TOLERANCES = {"fp32": ((1e-3, 1e-6), (2e-2, 1e-3)), "bf16": ((1e-2, 1e-3), (0.1, 1e-2))}

@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
 
 import metta_train
 
@@ -124,7 +123,7 @@ class OnDevice(Tensor):
             name = getattr(func, "__name__", "")
             dtype = torch.bfloat16 if name in _IN_BFLOAT16 else torch.float32 if name in _IN_FLOAT32 else None
             if dtype is not None:
-                args, kwargs = tree_map(lambda leaf: _cast(leaf, dtype), (args, kwargs or {}))
+                args, kwargs = _map(lambda leaf: _cast(leaf, dtype), (args, kwargs or {}))
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
 
@@ -228,7 +227,7 @@ def pretended_cuda() -> Iterator[PretendedDevice]:
 
 def _run(func: OpOverload, args: Any, kwargs: Any) -> Any:
     """Any operation of torch."""
-    leaves = tree_leaves((args, kwargs))
+    leaves = _leaves((args, kwargs))
     ours = [leaf for leaf in leaves if isinstance(leaf, OnDevice)]
     of_cpu = [leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, OnDevice)]
     devices = [leaf for leaf in leaves if isinstance(leaf, torch.device)]
@@ -246,7 +245,7 @@ def _run(func: OpOverload, args: Any, kwargs: Any) -> Any:
     elif ours:
         _look_at_operation(func, args, of_cpu)
 
-    inner_args, inner_kwargs = tree_map(_inner, (args, kwargs))
+    inner_args, inner_kwargs = _map(_inner, (args, kwargs))
     found = func(*inner_args, **inner_kwargs)
     if not to_device:
         return found
@@ -257,7 +256,7 @@ def _run(func: OpOverload, args: Any, kwargs: Any) -> Any:
     # A view of a tensor that is no inference tensor is none either.
     view = bool(ours) and any(returned.alias_info is not None for returned in func._schema.returns)
     with torch.inference_mode(ours[0].is_inference()) if view else nullcontext():
-        return tree_map(lambda leaf: _outer(leaf, known), found)
+        return _map(lambda leaf: _outer(leaf, known), found)
 
 
 def _look_at_copy(func: OpOverload, args: Any, kwargs: Any, to_device: bool) -> None:
@@ -275,7 +274,7 @@ def _look_at_operation(func: OpOverload, args: Any, of_cpu: Sequence[Tensor]) ->
     if packet in _READS:
         _present().note_wait(packet.__name__)
     if packet in _INDEXING:
-        indices = [leaf for leaf in tree_leaves(args[1]) if isinstance(leaf, Tensor)]
+        indices = [leaf for leaf in _leaves(args[1]) if isinstance(leaf, Tensor)]
         if any(index.dtype in (torch.bool, torch.uint8) or not isinstance(index, OnDevice) for index in indices):
             _present().note_wait(packet.__name__)
     elif any(tensor.dim() for tensor in of_cpu):  # single numbers may join
@@ -310,4 +309,24 @@ def _outer(leaf: object, known: dict[int, OnDevice]) -> object:
 
 
 def _tensors(found: object) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(found) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in _leaves(found) if isinstance(leaf, Tensor)]
+
+
+# As torch.utils._pytree does, which takes most of the time of such a test.
+
+
+def _leaves(tree: object) -> list[object]:
+    if isinstance(tree, (list, tuple)):
+        return [leaf for part in tree for leaf in _leaves(part)]
+    if isinstance(tree, dict):
+        return [leaf for part in tree.values() for leaf in _leaves(part)]
+    return [tree]
+
+
+def _map(change: Callable[[Any], Any], tree: Any) -> Any:
+    if isinstance(tree, (list, tuple)):
+        parts = [_map(change, part) for part in tree]
+        return parts if isinstance(tree, list) else tuple(parts)
+    if isinstance(tree, dict):
+        return {key: _map(change, part) for key, part in tree.items()}
+    return change(tree)

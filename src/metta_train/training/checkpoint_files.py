@@ -10,7 +10,7 @@ import hashlib
 import json
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -88,16 +88,9 @@ def render(model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: 
         assert random_state.dtype == torch.uint8, f"random state {name!r} is {random_state.dtype}, must be uint8"
     further = {f"random/{name}": tensor for name, tensor in state.random_states.items()}
     further |= {f"tensor/{name}": tensor for name, tensor in state.tensors.items()}
-    progress = state.progress
     state_file = _StateFile(
         format_version=FORMAT_VERSION,
-        progress=_ProgressFile(
-            epoch=progress.epoch,
-            agent_step=progress.agent_step,
-            optimizer_steps=progress.optimizer_steps,
-            train_time=progress.train_time,
-            total_time=progress.total_time,
-        ),
+        progress=_ProgressFile(**asdict(state.progress)),
         action_names=state.action_names,
         agent=state.agent,
         environment=state.environment,
@@ -264,15 +257,8 @@ def parse_state(path: Path, content: bytes, further: Mapping[str, Tensor]) -> Ch
         groups[group][name] = tensor
     if any(tensor.dtype != torch.uint8 for tensor in groups["random"].values()):
         raise DamagedCheckpointError(f"{path}: {TENSORS_FILE} has a random state that is not uint8")
-    progress = file.progress
     return CheckpointState(
-        progress=Progress(
-            epoch=progress.epoch,
-            agent_step=progress.agent_step,
-            optimizer_steps=progress.optimizer_steps,
-            train_time=progress.train_time,
-            total_time=progress.total_time,
-        ),
+        progress=Progress(**file.progress.model_dump()),
         action_names=file.action_names,
         agent=file.agent,
         environment=file.environment,
